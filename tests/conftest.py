@@ -1,0 +1,40 @@
+"""What every test stands on: no network, few threads, shapes checked, a tiny pipeline at hand."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TRANSFORMERS_VERBOSITY="error",
+    DIFFUSERS_VERBOSITY="error",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# Before anything imports heedful: from here on its annotated shapes are checked at every call.
+install_import_hook("heedful", "beartype.beartype")
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+from diffusers import StableDiffusionPipeline  # noqa: E402
+from tiny import tiny_pipeline as build_tiny_pipeline  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where there is none, saying so."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture
+def tiny_pipeline() -> StableDiffusionPipeline:
+    """A fresh Stable Diffusion with random weights: 256x256 pixels, 3 steps in a third of a second."""
+    return build_tiny_pipeline()
