@@ -1,0 +1,52 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+BASE_PYTHON := $(shell command -v python3.11 || command -v python3)
+PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+ROOMS := guidance pipelines explain emoji scripts
+TYPES := build/types
+# Nothing here may wait for a network: the models are in the repository.
+OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
+
+.PHONY: help demo test lint format clean
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runs ## Install, then draw "a cat and a frog" plain and guided into out/demo
+	$(OFFLINE) $(VENV)/bin/heedful generate "a cat and a frog" --out out/demo
+
+test: $(VENV)/.develops ## Install what development needs, then run the tests (ARGS="-k name" to choose)
+	$(OFFLINE) $(PYTHON) -m pytest $(ARGS)
+
+lint: $(VENV)/.develops $(TYPES) ## Check style, format and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	cd $(TYPES) && MYPYPATH=. $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml -p heedful
+
+format: $(VENV)/.develops ## Put the code into the project's format
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## Remove what was built, not the environment
+	rm -rf build dist out *.egg-info
+
+$(PYTHON):
+	$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heedful needs Python 3.11 or newer, found " + sys.version.split()[0])'
+	$(BASE_PYTHON) -m venv $(VENV)
+
+$(VENV)/.runs: pyproject.toml constraints.txt | $(PYTHON)
+	$(PIP_INSTALL) -e .
+	touch $@
+
+$(VENV)/.develops: pyproject.toml constraints.txt | $(PYTHON)
+	$(PIP_INSTALL) -e '.[dev]'
+	touch $@ $(VENV)/.runs
+
+# A type checker follows folders, not the editable install's finder: give it the rooms as it expects them.
+$(TYPES): $(MAKEFILE_LIST)
+	rm -rf $@
+	mkdir -p $@/heedful
+	for room in $(ROOMS); do ln -s ../../../$$room $@/heedful/$$room; done
