@@ -1,0 +1,7 @@
+"""The embedded default: a small world of emoji in which the truth is known, and models trained on it."""
+
+from __future__ import annotations
+
+from .models import MODELS, load_classifier, load_clip, load_pipeline
+
+__all__ = ["MODELS", "load_classifier", "load_clip", "load_pipeline"]

@@ -1,0 +1,70 @@
+"""Loads the embedded models; their folders are standard ones, so `from_pretrained` on them works just as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPModel, CLIPTokenizer, ViTForImageClassification
+
+MODELS: Final = Path(__file__).with_name("models")
+"""The folder with `pipeline`, `clip`, `judge` and `classifier` in it."""
+
+
+def default_dtype(device: str | torch.device | None) -> torch.dtype:
+    """float16 on CUDA, else float32: the files are float16, in which a CPU is a thousand times slower."""
+    return torch.float16 if torch.device(device or "cpu").type == "cuda" else torch.float32
+
+
+def model_folder(name: str) -> Path:
+    """The folder of an embedded model; `FileNotFoundError` names those that are there."""
+    folder = MODELS / name
+    if not folder.is_dir():
+        present = sorted(path.name for path in MODELS.iterdir() if path.is_dir()) if MODELS.is_dir() else []
+        raise FileNotFoundError(f'no embedded model "{name}" in {MODELS}; there are: {", ".join(present) or "none"}')
+    return folder
+
+
+def load_pipeline(
+    device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> StableDiffusionPipeline:
+    """The embedded Stable Diffusion: 64 x 64 pixels, latents 4 x 16 x 16, cross-attention at 16 x 16 and 8 x 8.
+
+    Args:
+        device: where it goes; None is the CPU.
+        dtype: None takes float16 on CUDA and float32 elsewhere.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    dtype = dtype or default_dtype(device)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        model_folder("pipeline"), torch_dtype=dtype, safety_checker=None, local_files_only=True, use_safetensors=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device or "cpu")
+
+
+def load_clip(
+    device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> tuple[CLIPModel, CLIPTokenizer]:
+    """The embedded CLIP and its tokenizer; images are 64 x 64, prepared as `judge.to_tensor` does."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    folder = model_folder("clip")
+    model = CLIPModel.from_pretrained(folder, dtype=dtype or default_dtype(device), local_files_only=True)
+    return model.to(device or "cpu").eval(), CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def load_classifier(
+    device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> ViTForImageClassification:
+    """The embedded softmax classifier of single-subject scenes; `config.id2label` names its classes."""
+    from transformers import ViTForImageClassification
+
+    folder = model_folder("classifier")
+    model = ViTForImageClassification.from_pretrained(folder, dtype=dtype or default_dtype(device), local_files_only=True)
+    return model.to(device or "cpu").eval()
