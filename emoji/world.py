@@ -31,11 +31,11 @@ __all__ = [
 
 SIDE: Final = 64
 Pairs = Literal["train", "held-out", "any"]
-SIZES: Final[dict[int, tuple[int, int]]] = {1: (30, 44), 2: (26, 34), 3: (20, 27)}
+SIZES: Final[dict[int, tuple[int, int]]] = {1: (30, 44), 2: (26, 34), 3: (20, 26)}
 """The longer side of a subject in pixels, least and most, by how many are drawn."""
 COUNT_SHARES: Final = (0.45, 0.45, 0.10)
 COLOUR_NAMED_SHARE: Final = 0.65
-VISIBLE_SHARE: Final = 0.75
+VISIBLE_SHARE: Final = 0.85
 """No subject is hidden more than this leaves of it."""
 
 
@@ -146,7 +146,7 @@ def _choose_colour(rng: np.random.Generator, name: str) -> str | None:
 def _background(rng: np.random.Generator) -> Float[np.ndarray, "height width rgb"]:
     """A soft gradient between two pastel colours; never so light that white is lost on it, nor so gray that gray is."""
     hue, turn = rng.random(), rng.uniform(-0.12, 0.12)
-    ends = [_pastel((hue + at * turn) % 1.0, rng.uniform(0.16, 0.36), rng.uniform(0.76, 0.92)) for at in (0, 1)]
+    ends = [_pastel((hue + at * turn) % 1.0, rng.uniform(0.10, 0.26), rng.uniform(0.78, 0.92)) for at in (0, 1)]
     angle = rng.uniform(0, 2 * np.pi)
     ys, xs = np.mgrid[0:SIDE, 0:SIDE] / (SIDE - 1) - 0.5
     along = (np.cos(angle) * xs + np.sin(angle) * ys) / np.sqrt(2) + 0.5
