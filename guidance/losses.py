@@ -1,0 +1,240 @@
+"""What guidance wants of attention, as plain functions from maps and spans to one number an image.
+
+A loss is any function `(maps: AttentionMaps, spans: one sequence of spans an image) -> Float[Tensor,
+"batch"]`. Those here read the maps alike, by the keywords of `Reading`; their defaults are the corrected
+reading, and `published=True` with `last=None` and one token a span is the reading of the authors of
+Attend-and-Excite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Literal, TypedDict, Unpack
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from .errors import GridMismatchError, GuidanceError, TokenNotFoundError
+from .maps import AttentionMaps, Grid
+from .tokens import Span
+
+Spans = Sequence[Sequence[Span]]
+Loss = Callable[[AttentionMaps, Spans], Float[Tensor, "batch"]]
+
+
+class Reading(TypedDict, total=False):
+    """How maps are read before a loss judges them; every loss takes these as keywords.
+
+    last: position of the end token of each image's prompt; the softmax then runs over the prompt's own
+        tokens only. None (default): over all positions but the start token and the very last one.
+    temperature: factor on the attention before that softmax (default 100).
+    sigma: width of the Gaussian that smooths a map, in cells (default 0.5); None leaves maps as they are.
+    kernel_size: the Gaussian's cells a side, odd (default 3).
+    published: use the Gaussian that the published code computes, sqrt(2) wider than its sigma says (default
+    False).
+    grid: (height, width) that the layers are pooled to; None (default) wants them to share one.
+    """
+
+    last: Sequence[int] | None
+    temperature: float
+    sigma: float | None
+    kernel_size: int
+    published: bool
+    grid: Grid | None
+
+
+def attend_and_excite(
+    maps: AttentionMaps,
+    spans: Spans,
+    *,
+    reduction: Literal["max", "mean"] = "max",
+    **reading: Unpack[Reading],
+) -> Float[Tensor, "batch"]:
+    """Attend-and-Excite's loss: how far the most neglected span is from being attended to somewhere.
+
+    Source: Chefer et al., "Attend-and-Excite" (SIGGRAPH 2023), Algorithm 1 and its code.
+    Formula: L = max over spans s of relu(1 - max over positions of G(A_s)), where A_s is the span's part of
+    the softmax over the text (`normalise_over_text`, `word_maps`) and G smooths it (`smooth`). With
+    `reduction="mean"` the mean over the spans takes the place of their maximum, so that each unsatisfied
+    span gets a gradient at once. Range 0 (every span fully attended to) to 1; 0 for an image without spans.
+    Images do not influence each other.
+
+    Raises:
+        TokenNotFoundError: a span outside the text that is read.
+        GridMismatchError: layers of different grids and no `grid`, or a grid too small for the kernel.
+    """
+    if reduction not in ("max", "mean"):
+        raise GuidanceError(f'reduction is "max" or "mean"; got {reduction!r}')
+    worst = torch.amax if reduction == "max" else torch.mean
+    shortfalls = [functional.relu(1 - peak) for peak in peaks(maps, spans, **reading)]
+    return torch.stack([worst(short, dim=0) if len(short) else short.sum() for short in shortfalls])
+
+
+def overlap(maps: AttentionMaps, spans: Spans, **reading: Unpack[Reading]) -> Float[Tensor, "batch"]:
+    """A-STAR's segregation loss: how much the spans of an image attend to the same places.
+
+    Source: Agarwal et al., "A-STAR" (ICCV 2023), L_seg; here the mean over pairs instead of their sum, so
+    that its size does not grow with the number of spans.
+    Formula: mean over pairs (m, n) of sum_p min(G(A_m), G(A_n)) / sum_p (G(A_m) + G(A_n)), p over positions.
+    Range 0 (no common place) to 0.5 (equal maps); 0 for an image with fewer than two spans.
+
+    Raises:
+        TokenNotFoundError, GridMismatchError: as in `attend_and_excite`.
+    """
+    return torch.stack([_mean_overlap(image) for image in subject_maps(maps, spans, **reading)])
+
+
+def peaks(maps: AttentionMaps, spans: Spans, **reading: Unpack[Reading]) -> list[Float[Tensor, "_span"]]:
+    """Return, for each image, the peak max G(A_s) of each of its spans: 0 (unattended) to 1.
+
+    Raises:
+        TokenNotFoundError, GridMismatchError: as in `attend_and_excite`.
+    """
+    return [image.flatten(1).amax(1) for image in subject_maps(maps, spans, **reading)]
+
+
+def subject_maps(
+    maps: AttentionMaps,
+    spans: Spans,
+    *,
+    last: Sequence[int] | None = None,
+    temperature: float = 100.0,
+    sigma: float | None = 0.5,
+    kernel_size: int = 3,
+    published: bool = False,
+    grid: Grid | None = None,
+) -> list[Float[Tensor, "_span height width"]]:
+    """Return, for each image, the smoothed map G(A_s) of each of its spans, in 0..1, in the autograd graph.
+
+    This is the whole reading that the losses share: mean over heads and layers, softmax over the text, sum
+    over a span's tokens, smoothing. The keywords are those of `Reading`.
+
+    Raises:
+        TokenNotFoundError, GridMismatchError: as in `attend_and_excite`.
+    """
+    normalised = normalise_over_text(maps.mean(grid), last, temperature)
+    _check_spans(spans, last, normalised.shape[0], normalised.shape[3])
+    return [
+        smooth(image, sigma, kernel_size, published=published) if len(image) else image
+        for image in word_maps(normalised, spans)
+    ]
+
+
+def normalise_over_text(
+    mean_maps: Float[Tensor, "batch height width token"],
+    last: Sequence[int] | None = None,
+    temperature: float = 100.0,
+) -> Float[Tensor, "batch height width token"]:
+    """Softmax of the attention over the text's own tokens, at each position of the grid.
+
+    The start token, a sink that holds most of the attention, is left out. With `last` given, image i keeps
+    the positions 1 .. last[i] - 1, its prompt's own tokens: end token and padding are left out too. Without
+    it only the start token and the very last position are left out (the published code for Stable Diffusion
+    1), so that end token and padding compete with the words.
+
+    Formula: softmax over the kept positions of temperature * A. Absolute positions stay; what is left out is
+    exactly 0. Values 0..1, each grid position sums to 1 (to 0 for an image whose prompt is empty).
+
+    Raises:
+        GuidanceError: `last` does not name one position an image, or one outside the sequence.
+    """
+    kept = _kept_positions(mean_maps.shape[0], mean_maps.shape[3], last).to(mean_maps.device)
+    kept = kept[:, None, None, :]
+    floor = torch.finfo(mean_maps.dtype).min  # not -inf: an empty prompt would give NaN, in the gradient too
+    return torch.softmax((mean_maps * temperature).masked_fill(~kept, floor), dim=-1) * kept
+
+
+def word_maps(
+    normalised: Float[Tensor, "batch height width token"], spans: Spans
+) -> list[Float[Tensor, "_span height width"]]:
+    """Return, for each image, one map a span: the sum over the span's tokens, in 0..1 after a softmax."""
+    return [
+        torch.stack([image[..., list(span.indices)].sum(-1) for span in own])
+        if own
+        else image.permute(2, 0, 1)[:0]
+        for image, own in zip(normalised, spans, strict=True)
+    ]
+
+
+def smooth(
+    maps: Float[Tensor, "map height width"],
+    sigma: float | None = 0.5,
+    kernel_size: int = 3,
+    *,
+    published: bool = False,
+) -> Float[Tensor, "map height width"]:
+    """Smooth each map with a Gaussian (`kernel`), its edges reflected so that no attention is lost outside.
+
+    Raises:
+        GridMismatchError: the grid is too small to be reflected, each side must exceed kernel_size // 2.
+    """
+    if sigma is None:
+        return maps
+    margin = kernel_size // 2
+    if min(maps.shape[-2:]) <= margin:
+        height, width = maps.shape[-2:]
+        raise GridMismatchError(
+            f"a {height}x{width} grid is too small to smooth with a kernel of {kernel_size}; "
+            "guide layers with a larger grid, or set sigma=None"
+        )
+    weights = kernel(sigma, kernel_size, published=published).to(maps)
+    padded = functional.pad(maps[:, None], (margin,) * 4, mode="reflect")
+    return functional.conv2d(padded, weights[None, None])[:, 0]
+
+
+def kernel(sigma: float, size: int = 3, published: bool = False) -> Float[Tensor, "size size"]:
+    """Return a Gaussian of `size` x `size` cells that sums to 1, float64.
+
+    Formula: exp(-x^2 / (2 sigma^2)) along each axis, x in cells from the middle. With `published=True` it is
+    exp(-(x / (2 sigma))^2), as in the code of Attend-and-Excite and of what was derived from it: a
+    Gaussian of sigma * sqrt(2).
+
+    Raises:
+        GuidanceError: sigma not above 0, or a size that has no middle cell.
+    """
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise GuidanceError(f"sigma is a width in cells, above 0; got {sigma}")
+    if size < 1 or size % 2 == 0:
+        raise GuidanceError(f"kernel_size is an odd number of cells, such as 3; got {size}")
+    width = sigma * math.sqrt(2) if published else sigma
+    offsets = torch.arange(size, dtype=torch.float64) - size // 2
+    profile = torch.exp(-((offsets / width) ** 2) / 2)
+    weights = torch.outer(profile, profile)
+    return weights / weights.sum()
+
+
+def _kept_positions(batch: int, tokens: int, last: Sequence[int] | None) -> Tensor:
+    ends = [tokens - 1] * batch if last is None else [int(end) for end in last]
+    if len(ends) != batch or any(not 1 <= end <= tokens for end in ends):
+        raise GuidanceError(
+            f"last names the end token's position of each image, within 1..{tokens} for {tokens} tokens; "
+            f"got {ends} for {batch} image{'s'[: batch != 1]}"
+        )
+    positions = torch.arange(tokens)
+    return (positions >= 1) & (positions < torch.tensor(ends)[:, None])
+
+
+def _check_spans(spans: Spans, last: Sequence[int] | None, batch: int, tokens: int) -> None:
+    if len(spans) != batch:
+        raise GuidanceError(f"wanted one sequence of spans an image, {batch} in all; got {len(spans)}")
+    ends = [tokens - 1] * batch if last is None else last
+    for image, (own, end) in enumerate(zip(spans, ends, strict=True)):
+        for span in own:
+            if not span.indices or not all(1 <= index < end for index in span.indices):
+                raise TokenNotFoundError(
+                    f"{span.label!r} of image {image} stands at the token positions {list(span.indices)}; "
+                    f"the maps are read at 1..{end - 1}"
+                )
+
+
+def _mean_overlap(image: Float[Tensor, "_span height width"]) -> Float[Tensor, ""]:
+    flat = image.flatten(1)
+    if len(flat) < 2:
+        return flat[:0].sum()
+    tiny = torch.finfo(flat.dtype).tiny
+    shares = [torch.minimum(a, b).sum() / (a + b).sum().clamp_min(tiny) for a, b in combinations(flat, 2)]
+    return torch.stack(shares).mean()
