@@ -15,10 +15,15 @@ os.environ.update(
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Before anything imports heedful: from here on its annotated shapes are checked at every call.
-install_import_hook("heedful", "beartype.beartype")
+# Before anything imports heedful: from here on its annotated shapes and types are checked at every call
+# (a float may be given as an int, as type checkers have it).
+install_import_hook("heedful", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+# Machines are shared and slow at times: no deadline. The same examples each run: a red test stays red.
+settings.register_profile("heedful", deadline=None, derandomize=True)
+settings.load_profile("heedful")
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 from diffusers import StableDiffusionPipeline  # noqa: E402
