@@ -63,7 +63,7 @@ def run(
 
     Args:
         optimizers: their groups' learning rates are the full ones; the plan's schedule scales them.
-        step: called with the prepared model; each process of a distributed run gets a generator of its own.
+        step: called with the prepared model, whose own forward alone runs in mixed precision; each process of a distributed run gets a generator of its own.
         report: called after every checkpoint on the main process; its figures are logged.
     """
     accelerator = Accelerator(mixed_precision=plan.precision, cpu=not torch.cuda.is_available())
@@ -73,8 +73,7 @@ def run(
     for number in range(begin, plan.steps):
         generator = torch.Generator().manual_seed(_step_seed(plan.seed, number, accelerator.process_index))
         _set_rates(ready, rate_at(number, plan))
-        with accelerator.autocast():
-            loss, figures = step(prepared, generator, number)
+        loss, figures = step(prepared, generator, number)
         _update(accelerator, prepared, ready, loss, plan)
         if (number + 1) % plan.show_every == 0:
             pace = (time.monotonic() - started) / (number + 1 - begin)
