@@ -1,0 +1,113 @@
+"""Runs the conditional part of a denoiser's call as a probe: latents in, attention maps in the autograd graph out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .layers import Grid, Layer
+from .maps import AttentionMaps
+from .processors import AllRecorded, Recorder, recording
+
+
+@dataclass(frozen=True)
+class DenoiserCall:
+    """One call of a denoiser, reduced to its conditional rows and ready to be repeated on other latents.
+
+    Attributes:
+        module: the denoiser.
+        arguments: its arguments by name, `sample` among them, conditional rows only.
+        scale: the scheduler's input scale c; the denoiser is given c * latents.
+    """
+
+    module: nn.Module
+    arguments: Mapping[str, Any]
+    scale: float = 1.0
+
+    @property
+    def sample(self) -> Float[Tensor, "batch channel height width"]:
+        return self.arguments["sample"]
+
+    @property
+    def latents(self) -> Float[Tensor, "batch channel height width"]:
+        """The latents as the scheduler knows them, before its input scaling, in float32."""
+        sample = self.sample.detach().float()
+        return sample if self.scale == 1 else sample / self.scale
+
+    @property
+    def grid(self) -> Grid:
+        height, width = self.sample.shape[-2:]
+        return height, width
+
+    def rows(self, index: Int[Tensor, "row"]) -> DenoiserCall:
+        """The same call for some of its images only."""
+        return DenoiserCall(self.module, take(self.arguments, index, len(self.sample)), self.scale)
+
+    def attention(
+        self, latents: Float[Tensor, "batch channel height width"], layers: Sequence[Layer]
+    ) -> AttentionMaps:
+        """Run the denoiser on `latents` up to the last of `layers` and return what these recorded.
+
+        The maps are in the autograd graph of `latents`. The rest of the denoiser is not run.
+        """
+        arguments = dict(self.arguments)
+        arguments["sample"] = (latents * self.scale).to(self.sample.dtype)
+        text = arguments["encoder_hidden_states"]
+        recorder = Recorder(layers, self.grid, _text_length(text), stop=True)
+        with recording(recorder), _eagerly(self.module):
+            try:
+                self.module(**arguments)
+            except AllRecorded:
+                pass
+        return recorder.maps
+
+
+def by_name(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments by parameter name: diffusers reads some (LoRA scales, say) from keywords only."""
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    named = dict(bound.arguments)
+    named.update(named.pop("kwargs", {}))
+    return named
+
+
+def take(tree: Any, index: Tensor, rows: int) -> Any:
+    """Select rows of every tensor in nested dicts, lists and tuples whose first dimension is `rows`; keep the rest."""
+    if isinstance(tree, Tensor):
+        return tree[index.to(tree.device)] if tree.ndim and tree.shape[0] == rows else tree
+    if isinstance(tree, Mapping):
+        return {key: take(value, index, rows) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(take(value, index, rows) for value in tree)
+    return tree
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter of the module asks for a gradient within the block, so that a probe keeps no more than it needs."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _text_length(encoder_hidden_states: Any) -> int:
+    text = encoder_hidden_states[0] if isinstance(encoder_hidden_states, tuple) else encoder_hidden_states
+    return text.shape[1]
+
+
+def _eagerly(module: nn.Module) -> Any:
+    compiled = any(getattr(part, "_compiled_call_impl", None) is not None for part in module.modules())
+    if compiled or hasattr(module, "_orig_mod"):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()

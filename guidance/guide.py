@@ -1,0 +1,304 @@
+"""`with guide(pipe, objective)`: attaches probing and nudging to a pipeline of diffusers, and takes it all back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attach import lend
+from .denoiser import DenoiserCall, by_name, frozen
+from .errors import GuidanceError, UnsupportedError
+from .layers import Layer, LayerChoice, choose, cross_attention_layers
+from .objectives import AttendAndExcite
+from .optimizer import Latents, Nudged, Probed, norms, nudge
+from .results import GuidedRun, StepLog, library_versions
+from .schedulers import input_scale, keeps_sample, shifted_steps
+
+PIPELINES = ("StableDiffusionPipeline",)
+"""Class names of the pipelines that `guide` knows (their subclasses included)."""
+
+_HALF_PRECISION_LOSS_SCALE = 1024.0
+_probing: set[int] = set()  # denoisers (by id) that run as a probe, in whichever of several nested guides
+
+
+class Session:
+    """What `guide` yields: the records of the pipeline's calls within the block, the latest as `run`."""
+
+    def __init__(self) -> None:
+        self.runs: list[GuidedRun] = []
+
+    @property
+    def run(self) -> GuidedRun:
+        """The record of the latest call.
+
+        Raises:
+            GuidanceError: the pipeline has not been called yet.
+        """
+        if not self.runs:
+            raise GuidanceError("no guided run yet: call the pipeline inside the with block, then read session.run")
+        return self.runs[-1]
+
+
+@contextmanager
+def guide(
+    pipe: Any,
+    objective: AttendAndExcite,
+    *,
+    layers: LayerChoice = None,
+    progress: Callable[[StepLog], None] | None = None,
+) -> Iterator[Session]:
+    """Guide every call of a diffusers pipeline within the block; afterwards the pipeline is as it was.
+
+    Before the denoiser runs, its conditional part is probed up to the last chosen layer, the latents are nudged down
+    the gradient of the objective's loss, and denoiser and scheduler go on from there. Nothing in the pipeline is replaced.
+
+    Args:
+        pipe: a `StableDiffusionPipeline` or a subclass of it.
+        objective: what to want, such as `AttendAndExcite(words=["cat", "frog"])`.
+        layers: which cross-attention layers to read, see `layers.choose`; None for those of a quarter of the latents' grid.
+        progress: called with the `StepLog` of each probed step, after the step.
+
+    Yields:
+        A `Session`, whose `run` is the frozen `GuidedRun` of the latest call.
+
+    Raises:
+        UnsupportedError: a pipeline, scheduler or attention processor that guidance does not know.
+        GuidanceError, TokenNotFoundError, LayerNotFoundError: when the pipeline is called with what cannot be guided.
+    """
+    if not any(cls.__name__ in PIPELINES for cls in type(pipe).__mro__):
+        raise UnsupportedError(f"guide does not know {type(pipe).__name__}; it knows: {', '.join(PIPELINES)}")
+    session = Session()
+
+    def call(inherited: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        arguments = inspect.signature(inherited).bind(*args, **kwargs)
+        arguments.apply_defaults()
+        guided = GuidedCall(pipe, objective, arguments.arguments, layers, progress)
+        with guided.attached():
+            output = inherited(*args, **kwargs)
+        session.runs.append(guided.result())
+        return output
+
+    with lend(pipe, __call__=call):
+        yield session
+
+
+class GuidedCall:
+    """One guided call of a pipeline, from its arguments (all of them, by name) to its record.
+
+    What `guide` makes of every call; a pipeline that guides itself makes one and calls its host within `attached()`.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        objective: AttendAndExcite,
+        arguments: Mapping[str, Any],
+        layers: LayerChoice = None,
+        progress: Callable[[StepLog], None] | None = None,
+    ) -> None:
+        if torch.is_inference_mode_enabled():
+            raise GuidanceError("guidance needs gradients, which torch.inference_mode() forbids; use torch.no_grad() or nothing")
+        _refuse_unknown(pipe.scheduler)
+        self.pipe, self.objective, self.progress = pipe, objective, progress
+        self.layer_choice, self.arguments = layers, arguments
+        _refuse_clip_skip(pipe, arguments)
+        self.found_layers = cross_attention_layers(pipe.unet)
+        self.layers: tuple[Layer, ...] = ()
+        self._read_prompts()
+        self.index = self.probes = 0
+        self.shift: Tensor | None = None
+        self.pending: StepLog | None = None
+        self.steps: list[StepLog] = []
+        self.word_maps: list[Tensor] = []
+        self._seen = False
+
+    def _read_prompts(self) -> None:
+        prompts, count = _prompts(self.pipe, self.arguments)
+        repeats = self.arguments["num_images_per_prompt"] or 1
+        spans = self.objective.spans(self.pipe.tokenizer, prompts, count)
+        last = self.objective.last(self.pipe.tokenizer, prompts)
+        self.prompts = _repeated(prompts or (), repeats)
+        self.spans = _repeated(spans, repeats)
+        self.last = None if last is None else _repeated(last, repeats)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(frozen(self.pipe.unet))
+            stack.enter_context(shifted_steps(self.pipe.scheduler, self._shifted, self._step_done))
+            handle = self.pipe.unet.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
+            stack.callback(handle.remove)
+            yield
+
+    def _before_denoiser(self, module: Any, args: Any, kwargs: Any) -> tuple[tuple[()], dict[str, Any]] | None:
+        if id(module) in _probing:
+            return None
+        named = by_name(module, args, kwargs)
+        if not self._seen:
+            self._seen = True
+            _probing.add(id(module))
+            try:
+                self._nudge(module, named)
+            finally:
+                _probing.discard(id(module))
+        if self.shift is None:
+            return None
+        sample = named["sample"]
+        scaled = self.shift * input_scale(self.pipe.scheduler, named["timestep"])
+        named["sample"] = sample + torch.cat([scaled] * (len(sample) // len(scaled))).to(sample.dtype)
+        return (), named
+
+    def _nudge(self, module: Any, named: dict[str, Any]) -> None:
+        steps = len(self.pipe.scheduler.timesteps)
+        update = self.index < self.objective.schedule.last(steps)
+        threshold = self._threshold(steps)
+        if not (update or threshold is not None) or not any(self.spans):
+            return
+        if not (self.objective.published or keeps_sample(self.pipe.scheduler)):
+            return
+        call = self._conditional(module, named)
+        self.layers = choose(self.found_layers, call.grid, self.layer_choice)
+        progress = self.index / max(steps - 1, 1)
+        nudged = nudge(
+            call.latents,
+            lambda latents, rows: self._probe(call, latents, rows),
+            lambda latents, probed: self.objective.step(latents, probed, progress, call.scale),
+            threshold=threshold,
+            max_refinements=self.objective.max_refinements,
+            update=update,
+            published=self.objective.published,
+        )
+        self._keep(nudged, call, named["timestep"], self.index / steps)
+
+    def _threshold(self, steps: int) -> float | None:
+        return self.objective.schedule.thresholds_at(steps).get(self.index)
+
+    def _conditional(self, module: Any, named: dict[str, Any]) -> DenoiserCall:
+        rows, images = len(named["sample"]), len(self.spans)
+        parts = 2 if self.pipe.do_classifier_free_guidance else 1
+        if rows != parts * images:
+            raise UnsupportedError(
+                f"the denoiser was called with {rows} rows for {images} images and {parts} part(s); guidance does not know "
+                "which of them are conditional"
+            )
+        whole = DenoiserCall(module, named, input_scale(self.pipe.scheduler, named["timestep"]))
+        return whole.rows(torch.arange(rows - images, rows, device=named["sample"].device))
+
+    def _probe(self, call: DenoiserCall, latents: Latents, rows: Tensor) -> Probed:
+        chosen = rows.tolist()
+        spans = [self.spans[row] for row in chosen]
+        last = None if self.last is None else [self.last[row] for row in chosen]
+        part = call if len(chosen) == len(call.sample) else call.rows(rows)
+        self.probes += len(chosen)
+        with torch.enable_grad():
+            leaf = latents.detach().requires_grad_(True)
+            maps = part.attention(leaf, self.layers)
+            losses = self.objective.loss(maps, spans, last)
+            gradient = _gradient(losses, leaf, part.sample.dtype)
+        finite = gradient.flatten(1).isfinite().all(1) & losses.isfinite()
+        gradient = torch.where(finite[:, None, None, None], gradient, 0.0)
+        with torch.no_grad():
+            word_maps = [image.detach() for image in self.objective.word_maps(maps, spans, last)]
+        return Probed(losses.detach(), gradient, finite, word_maps)
+
+    def _keep(self, nudged: Nudged, call: DenoiserCall, timestep: Any, fraction: float) -> None:
+        shift = nudged.latents - call.latents
+        self.shift = shift if bool(shift.any()) else None
+        self.word_maps = [maps.cpu() for maps in nudged.probed.word_maps]
+        failed = (~nudged.probed.finite).nonzero().flatten().tolist()
+        self.pending = StepLog(
+            index=self.index,
+            timestep=float(timestep),
+            fraction=fraction,
+            losses=tuple(nudged.probed.losses.tolist()),
+            word_attention=tuple(tuple(maps.flatten(1).amax(1).tolist()) for maps in self.word_maps),
+            refinements=tuple(nudged.refinements.tolist()),
+            relative_shifts=tuple((norms(shift) / norms(call.latents)).flatten().tolist()),
+            skipped=f"the gradient of image {', '.join(map(str, failed))} was not finite" if failed else None,
+        )
+
+    def _shifted(self, sample: Tensor) -> Tensor:
+        return sample if self.shift is None else sample + self.shift.to(sample.dtype)
+
+    def _step_done(self) -> None:
+        if self.pending is not None:
+            self.steps.append(self.pending)
+            if self.progress is not None:
+                self.progress(self.pending)
+        self.pending = self.shift = None
+        self._seen = False
+        self.index += 1
+
+    def result(self) -> GuidedRun:
+        """The record of the call, once it has ended."""
+        schedule = self.objective.schedule
+        return GuidedRun(
+            prompts=tuple(self.prompts),
+            spans=tuple(self.spans),
+            steps=tuple(self.steps),
+            maps=tuple(self.word_maps),
+            probes=self.probes,
+            aim=max(schedule.thresholds.values(), default=0.5),
+            settings=self._settings(),
+            versions=library_versions(),
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        generators = self.arguments.get("generator")
+        generators = generators if isinstance(generators, list) else [generators] if generators is not None else []
+        return {
+            "pipeline": type(self.pipe).__name__,
+            "scheduler": type(self.pipe.scheduler).__name__,
+            "num_inference_steps": self.arguments.get("num_inference_steps"),
+            "guidance_scale": self.arguments.get("guidance_scale"),
+            "seeds": [generator.initial_seed() for generator in generators],
+            "layers": [layer.name for layer in self.layers],
+            "objective": {"name": type(self.objective).__name__, **asdict(self.objective)},
+        }
+
+
+def _gradient(losses: Tensor, leaf: Latents, weights: torch.dtype) -> Latents:
+    """Gradient of each image's loss, scaled up on its way through float16, in which small ones would vanish."""
+    if not losses.requires_grad:
+        return torch.zeros_like(leaf)
+    factor = _HALF_PRECISION_LOSS_SCALE if weights == torch.float16 else 1.0
+    return torch.autograd.grad(losses.sum() * factor, leaf)[0] / factor
+
+
+def _prompts(pipe: Any, arguments: Mapping[str, Any]) -> tuple[list[str] | None, int]:
+    prompt = arguments.get("prompt")
+    if prompt is None:
+        embeds = arguments.get("prompt_embeds")
+        if embeds is None:
+            raise GuidanceError("there is nothing to guide: give the pipeline a prompt")
+        return None, len(embeds)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if hasattr(pipe, "maybe_convert_prompt"):
+        prompts = [pipe.maybe_convert_prompt(text, pipe.tokenizer) for text in prompts]
+    return prompts, len(prompts)
+
+
+def _refuse_clip_skip(pipe: Any, arguments: Mapping[str, Any]) -> None:
+    if arguments.get("clip_skip") is not None and not hasattr(pipe.text_encoder, "text_model"):
+        raise UnsupportedError(
+            "this diffusers cannot skip layers of the text encoder of this transformers (it has no text_model); leave "
+            "clip_skip out, or install transformers < 5"
+        )
+
+
+def _repeated(items: Sequence[Any], times: int) -> list[Any]:
+    return [item for item in items for _ in range(times)]
+
+
+def _refuse_unknown(scheduler: Any) -> None:
+    """Refuse an unknown scheduler before anything has run."""
+    try:
+        keeps_sample(scheduler)
+    except AttributeError:  # a scheduler that has set no timesteps yet cannot tell; its class is known
+        pass

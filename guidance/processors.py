@@ -1,0 +1,192 @@
+"""Sees the cross-attention that a pipeline's own processors compute, in the autograd graph, without changing a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from .attach import lend
+from .errors import UnsupportedError
+from .layers import Grid, Layer
+from .maps import AttentionMaps
+
+
+class AllRecorded(Exception):
+    """Signals that every chosen layer has recorded, so that a probe need not run the rest of the denoiser."""
+
+
+class Recorder:
+    """Collects the attention probabilities of chosen layers during one pass of a denoiser.
+
+    Attributes:
+        layers: the layers to record, each with the grid of its image tokens.
+        text_length: number of text tokens; calls with another number of keys (an image prompt's, say) are passed by.
+        stop: raise `AllRecorded` as soon as the last chosen layer has recorded.
+    """
+
+    def __init__(self, layers: Sequence[Layer], latents_grid: Grid, text_length: int, stop: bool = False) -> None:
+        self.layers = {id(layer.module): layer for layer in layers}
+        self.latents_grid = latents_grid
+        self.text_length = text_length
+        self.stop = stop
+        self._recorded: dict[str, Float[Tensor, "batch heads height width token"]] = {}
+
+    @property
+    def maps(self) -> AttentionMaps:
+        """What was recorded, in float32.
+
+        Raises:
+            UnsupportedError: a chosen layer did not run, or its processor computed attention in a way not seen.
+        """
+        for layer in self.layers.values():
+            if layer.name not in self._recorded:
+                raise UnsupportedError(
+                    f"{layer.name} took no part in this pass of the denoiser, so its attention could not be recorded"
+                )
+        return AttentionMaps(dict(self._recorded))
+
+    def watch(self, layer: Layer, rows: int) -> _Watch:
+        return _Watch(self, layer, rows)
+
+    def keep(self, layer: Layer, probabilities: Float[Tensor, "batch heads query token"]) -> None:
+        """File one layer's probabilities under its name, laid out on its grid."""
+        height, width = layer.grid(self.latents_grid)
+        if probabilities.shape[2] != height * width:
+            raise UnsupportedError(
+                f"{layer.name} has {probabilities.shape[2]} image tokens, but its place in the denoiser and latents of "
+                f"{self.latents_grid[0]}x{self.latents_grid[1]} mean {height}x{width}; please report this model"
+            )
+        self._recorded[layer.name] = probabilities.unflatten(2, (height, width))
+        if self.stop and len(self._recorded) == len(self.layers):
+            raise AllRecorded
+
+
+class _Watch(TorchFunctionMode):
+    """Takes queries and keys from the first attention over the text within one call of a processor."""
+
+    def __init__(self, recorder: Recorder, layer: Layer, rows: int) -> None:
+        super().__init__()
+        self.recorder, self.layer, self.rows = recorder, layer, rows
+        self.done = False
+        self._flat: list[Tensor] = []
+        self._slices: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention and not self.done:
+            self._see_fused(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _see_fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> None:
+        if key.shape[-2] != self.recorder.text_length:
+            return
+        if is_causal or enable_gqa:
+            raise UnsupportedError(f"{self.layer.name} uses causal or grouped-query attention over the text")
+        self._finish(probabilities(query, key, scale, attn_mask))
+
+    def see_scores(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> None:
+        """Called in place of `Attention.get_attention_scores`, once or (sliced attention) for a few heads at a time."""
+        if self.done or key.shape[-2] != self.recorder.text_length:
+            return
+        self._slices.append(probabilities(query, key, self._module.scale, attention_mask))
+        if sum(len(part) for part in self._slices) == self.rows * self._module.heads:
+            self._finish(torch.cat(self._slices).unflatten(0, (self.rows, self._module.heads)))
+
+    def see_flat(self, heads: Tensor) -> None:
+        """Called with what `Attention.head_to_batch_dim` returns: queries first, then keys (xFormers' processors)."""
+        if self.done:
+            return
+        self._flat.append(heads)
+        if len(self._flat) == 2:
+            query, key = (part.unflatten(0, (self.rows, self._module.heads)) for part in self._flat)
+            self._finish(probabilities(query, key, self._module.scale))
+
+    @property
+    def _module(self) -> Any:
+        return self.layer.module
+
+    def _finish(self, found: Tensor) -> None:
+        self.done = True
+        self.recorder.keep(self.layer, found)
+
+
+@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False)
+def probabilities(
+    query: Float[Tensor, "*batch query channel"],
+    key: Float[Tensor, "*batch token channel"],
+    scale: float | None = None,
+    mask: Tensor | None = None,
+) -> Float[Tensor, "*batch query token"]:
+    """softmax(q k^T scale + mask) over the tokens, in float32 whatever the inputs are; `scale` None is 1/sqrt(channel).
+
+    A boolean mask is True where attention is allowed, as in `torch.nn.functional.scaled_dot_product_attention`.
+    """
+    scores = query.float() @ key.float().transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    elif mask is not None:
+        scores = scores + mask.float()
+    return scores.softmax(dim=-1)
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[Recorder]:
+    """Let the processors of the recorder's layers be seen for the length of the block.
+
+    The host's own processors go on making the output; whatever sits on a layer at this moment (scaled dot-product,
+    xFormers, sliced, LoRA's, an IP-Adapter's) is what is recorded, also where one object serves several layers.
+    """
+    processors = {id(layer.module.processor): layer.module.processor for layer in recorder.layers.values()}
+    with ExitStack() as stack:
+        for processor in processors.values():
+            stack.enter_context(lend(processor, __call__=_observed(recorder)))
+        yield recorder
+
+
+def _observed(recorder: Recorder) -> Callable[..., Any]:
+    def call(inherited: Callable[..., Any], self: Any, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        layer = recorder.layers.get(id(attn))
+        if layer is None:
+            return inherited(attn, hidden_states, *args, **kwargs)
+        watch = recorder.watch(layer, rows=hidden_states.shape[0])
+        with watch, lend(attn, **_eager_observers(watch, type(self).__name__)):
+            output = inherited(attn, hidden_states, *args, **kwargs)
+        if not watch.done:
+            raise UnsupportedError(
+                f"the attention of {layer.name} was not seen: {type(self).__name__} computes it in a way heedful does not "
+                "know; use the default processor (AttnProcessor2_0), xFormers or sliced attention, or leave this layer out"
+            )
+        return output
+
+    return call
+
+
+def _eager_observers(watch: _Watch, processor: str) -> dict[str, Callable[..., Any]]:
+    def scores(inherited: Callable[..., Any], self: Any, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+        watch.see_scores(query, key, *args, **kwargs)
+        return inherited(query, key, *args, **kwargs)
+
+    def flat(inherited: Callable[..., Any], self: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        heads = inherited(tensor, *args, **kwargs)
+        watch.see_flat(heads)
+        return heads
+
+    return {"head_to_batch_dim": flat} if "XFormers" in processor else {"get_attention_scores": scores}

@@ -1,0 +1,96 @@
+"""What a guided run leaves behind: a frozen value with losses, maps and provenance, to look at, save and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from .tokens import Span
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One denoising step in which attention was probed; tuples have an entry an image.
+
+    Attributes:
+        index: the denoiser's call, counted from 0; `timestep` and `fraction` (0 to 1) of the trajectory say the same.
+        losses: the loss before the step's last move, 0 to 1 for Attend-and-Excite.
+        word_attention: the peak of each span's map, 0 to 1.
+        refinements: number of refinement moves.
+        relative_shifts: norm of the step's whole shift over the norm of the latents.
+        skipped: why an image was not moved although it should have been (a gradient that was not finite), or None.
+    """
+
+    index: int
+    timestep: float
+    fraction: float
+    losses: tuple[float, ...]
+    word_attention: tuple[tuple[float, ...], ...]
+    refinements: tuple[int, ...]
+    relative_shifts: tuple[float, ...]
+    skipped: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GuidedRun:
+    """The record of one guided call of a pipeline.
+
+    Attributes:
+        prompts: one an image (prompts repeated for `num_images_per_prompt`); empty if only embeddings were known.
+        spans: the spans that were guided, a tuple an image.
+        steps: the steps that were probed.
+        maps: for each image the last probe's map of each span, 0 to 1, on the CPU; empty if nothing was probed.
+        probes: number of probes, counted an image each.
+        aim: the attention peak from which on a word counts as attended.
+        settings: pipeline, scheduler, layers, objective, steps, guidance scale, seeds.
+        versions: of heedful and the libraries it stands on.
+    """
+
+    prompts: tuple[str, ...]
+    spans: tuple[tuple[Span, ...], ...]
+    steps: tuple[StepLog, ...]
+    maps: tuple[Float[Tensor, "_span height width"], ...]
+    probes: int
+    aim: float
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @property
+    def word_attention(self) -> tuple[tuple[float, ...], ...]:
+        """The attention peak of each image's spans at the last probe, 0 to 1; empty if nothing was probed."""
+        return self.steps[-1].word_attention if self.steps else ()
+
+    @property
+    def attended(self) -> tuple[tuple[bool, ...], ...]:
+        """For each image and span: did its attention reach the aim?"""
+        return tuple(tuple(peak >= self.aim for peak in image) for image in self.word_attention)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the maps, in types that JSON knows."""
+        return {
+            "prompts": list(self.prompts),
+            "spans": [[asdict(span) for span in image] for image in self.spans],
+            "steps": [asdict(step) for step in self.steps],
+            "probes": self.probes,
+            "aim": self.aim,
+            "word_attention": [list(image) for image in self.word_attention],
+            "attended": [list(image) for image in self.attended],
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+        }
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of heedful and of the libraries whose numerics a run depends on."""
+    found = {}
+    for name in ("heedful", "torch", "diffusers", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

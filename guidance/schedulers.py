@@ -1,0 +1,80 @@
+"""What guidance must know of a scheduler: which calls keep the sample they are given, and how it scales its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attach import lend
+from .errors import UnsupportedError
+
+
+def _always(scheduler: Any) -> bool:
+    return True
+
+
+def _pndm(scheduler: Any) -> bool:
+    runge_kutta = not scheduler.config.skip_prk_steps and scheduler.counter < len(scheduler.prk_timesteps)
+    if runge_kutta:
+        return scheduler.counter % 4 == 0
+    return not (scheduler.counter == 1 and len(scheduler.ets) == 1)
+
+
+def _heun(scheduler: Any) -> bool:
+    return scheduler.state_in_first_order
+
+
+KEEPS_SAMPLE: dict[str, Callable[[Any], bool]] = {
+    "DDIMScheduler": _always,
+    "DDPMScheduler": _always,
+    "DPMSolverMultistepScheduler": _always,
+    "EulerAncestralDiscreteScheduler": _always,
+    "EulerDiscreteScheduler": _always,
+    "HeunDiscreteScheduler": _heun,
+    "LMSDiscreteScheduler": _always,
+    "PNDMScheduler": _pndm,
+}
+"""By class name: does the scheduler's next `step` use the `sample` it is given? (Heun's second call does not, say.)"""
+
+
+def keeps_sample(scheduler: Any) -> bool:
+    """Whether the next `step` of this scheduler uses the sample it is given, so that a nudge is not lost.
+
+    Raises:
+        UnsupportedError: a scheduler on which no test has shown how a shift of the latents comes through.
+    """
+    for cls in type(scheduler).__mro__:
+        if cls.__name__ in KEEPS_SAMPLE:
+            return KEEPS_SAMPLE[cls.__name__](scheduler)
+    raise UnsupportedError(
+        f"guidance does not know how {type(scheduler).__name__} treats latents that were nudged; "
+        f"use one of: {', '.join(KEEPS_SAMPLE)} (pipe.scheduler = ....from_config(pipe.scheduler.config))"
+    )
+
+
+def input_scale(scheduler: Any, timestep: Tensor) -> float:
+    """The factor c by which the scheduler scales latents before the denoiser sees them.
+
+    1 for DDIM, PNDM and DPM++; 1 / sqrt(sigma^2 + 1) for Euler, Heun and LMS, whose latents have the
+    variance sigma^2 + 1. So latents / (their unit-variance scale) is c * latents for all of them.
+    """
+    if not hasattr(scheduler, "scale_model_input"):
+        return 1.0
+    return float(scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), timestep))
+
+
+@contextmanager
+def shifted_steps(scheduler: Any, shift: Callable[[Tensor], Tensor], done: Callable[[], None]) -> Iterator[None]:
+    """Let `scheduler.step` work on `shift(sample)`, and call `done()` after each step, for the length of the block."""
+
+    def step(inherited: Callable[..., Any], self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = inherited(model_output, timestep, shift(sample), *args, **kwargs)
+        done()
+        return result
+
+    with lend(scheduler, step=step):
+        yield

@@ -1,0 +1,108 @@
+"""The class that diffusers deprecated, with its arguments, on today's diffusers: no denoising loop of its own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from ..guidance import AttendAndExcite, GuidedRun
+from ..guidance.guide import GuidedCall
+from ..guidance.layers import Grid, cross_attention_layers
+
+_DEFAULT_ATTENTION_GRID = (16, 16)
+
+
+class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
+    """Stable Diffusion in which no subject of the prompt is neglected (Chefer et al., SIGGRAPH 2023).
+
+    Takes the arguments of diffusers' deprecated class of this name and, given `token_indices`, computes what that class
+    computes: with DDIM and PNDM at square sizes the same call gives the same image. Where that class is wrong the
+    corrected reading applies: latents are scaled for the denoiser as the scheduler asks (Euler, Heun ...), maps of
+    non-square images are laid out as (height, width), layers are found at sizes other than 512, one list of indices serves
+    all prompts. Given `words` instead, or neither, the corrected `AttendAndExcite` is used.
+
+    `from_pretrained`, `from_pipe` and `save_pretrained` are those of `StableDiffusionPipeline`, and so is what it can do
+    besides: LoRA, IP-Adapter, `callback_on_step_end`, xFormers. After a call, `guided_run` holds its record.
+    """
+
+    guided_run: GuidedRun | None = None
+
+    def get_indices(self, prompt: str) -> dict[int, str]:
+        """The tokens of a prompt by position, to choose `token_indices` from."""
+        ids = self.tokenizer(prompt).input_ids
+        return dict(enumerate(self.tokenizer.convert_ids_to_tokens(ids)))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        token_indices: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        output_type: str | None = "pil",
+        return_dict: bool = True,
+        callback: Callable[[int, int, torch.Tensor], None] | None = None,
+        callback_steps: int = 1,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        max_iter_to_alter: int = 25,
+        thresholds: Mapping[int, float] | None = None,
+        scale_factor: float = 20,
+        attn_res: Grid | None = _DEFAULT_ATTENTION_GRID,
+        clip_skip: int | None = None,
+        *,
+        words: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate images; the arguments are those of diffusers' pipelines, and of Attend-and-Excite:
+
+        Args:
+            token_indices: positions of the subjects' tokens (see `get_indices`), one list, or one a prompt.
+            words: the subjects as words or phrases instead; then the four below are not used.
+            max_iter_to_alter: number of steps in which the latents are moved.
+            thresholds: at which step the latents are refined until each subject's attention reaches which height (0 to 1);
+                None is {0: 0.05, 10: 0.5, 20: 0.8}.
+            scale_factor: step size; 20 suits Stable Diffusion 1.
+            attn_res: (height, width) of the attention maps to read. Where no layer has the default (16, 16), or with None,
+                the layers whose grid is closest to a quarter of the latents' are read.
+
+        Returns:
+            What `StableDiffusionPipeline` returns.
+        """
+        host = {name: value for name, value in locals().items() if name in _HOST_ARGUMENTS} | kwargs
+        if callback is not None:
+            host |= {"callback": callback, "callback_steps": callback_steps}
+        arguments = inspect.signature(super().__call__).bind(**host)
+        arguments.apply_defaults()
+        objective = AttendAndExcite(words)
+        if token_indices is not None:
+            objective = AttendAndExcite.paper(
+                token_indices, words, max_iter_to_alter=max_iter_to_alter, thresholds=thresholds, scale_factor=scale_factor
+            )
+        guided = GuidedCall(self, objective, arguments.arguments, self._attention_grid(attn_res, height, width))
+        with guided.attached():
+            output = super().__call__(**host)
+        self.guided_run = guided.result()
+        return output
+
+    def _attention_grid(self, wanted: Grid | None, height: int | None, width: int | None) -> Grid | None:
+        default = self.unet.config.sample_size
+        sides = default if isinstance(default, list | tuple) else (default, default)
+        grid = tuple(size // self.vae_scale_factor if size else side for size, side in zip((height, width), sides, strict=True))
+        found = {layer.grid(grid) for layer in cross_attention_layers(self.unet)}
+        return None if wanted == _DEFAULT_ATTENTION_GRID and wanted not in found else wanted
+
+
+_HOST_ARGUMENTS = frozenset(inspect.signature(StableDiffusionPipeline.__call__).parameters) - {"self", "kwargs"}
