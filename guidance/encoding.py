@@ -146,4 +146,5 @@ def _written_out(tokenizer: Any, prompt: str, names: frozenset[str]) -> str:
 
 
 def _start_ids(tokenizer: Any) -> set[int]:
-    return {getattr(tokenizer, name, None) for name in ("bos_token_id", "cls_token_id")} - {None}
+    ids = (getattr(tokenizer, name, None) for name in ("bos_token_id", "cls_token_id"))
+    return {found for found in ids if found is not None}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,7 @@ def attend_and_excite(
     maps: AttentionMaps,
     spans: Spans,
     *,
-    reduction: Literal["max", "mean"] = "max",
+    reduction: str = "max",
     **reading: Unpack[Reading],
 ) -> Float[Tensor, "batch"]:
     """Attend-and-Excite's loss: how far the most neglected span is from being attended to somewhere.

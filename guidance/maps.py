@@ -30,7 +30,7 @@ class AttentionMaps:
         GridMismatchError: a layer that is not five-dimensional, or has an empty dimension.
     """
 
-    layers: Mapping[str, Float[Tensor, "batch _heads _height _width token"]]
+    layers: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
         if not self.layers:

@@ -75,7 +75,7 @@ def find_spans(
 def spans_from_indices(
     tokenizer: Any,
     prompt: str | None,
-    token_indices: int | Sequence[int | tuple[int, ...]],
+    token_indices: int | Sequence[int | tuple[int, ...] | list[int]],
     *,
     max_length: int | None = None,
 ) -> tuple[Span, ...]:
@@ -88,7 +88,7 @@ def spans_from_indices(
     Raises:
         TokenNotFoundError: an index that is no position of the prompt's own tokens: negative, the start
         token's,
-            the end token's or beyond, or not an integer.
+            the end token's or beyond, not an integer, or a list (which is one a prompt, not one a word).
     """
     groups = [token_indices] if isinstance(token_indices, int) else list(token_indices)
     encoding = None if prompt is None else encode(tokenizer, prompt, max_length)
@@ -149,10 +149,10 @@ def _place(encoding: Encoding, word: Word, asked: str) -> Span:
     return Span(word.text, indices, 1 + sum(other.start < word.start for other in same))
 
 
-def _span_at(encoding: Encoding | None, group: int | tuple[int, ...]) -> Span:
+def _span_at(encoding: Encoding | None, group: int | tuple[int, ...] | list[int]) -> Span:
     if isinstance(group, list):
         raise TokenNotFoundError(
-            f"a span of several tokens is a tuple, such as {tuple(group)}; lists within a list are one a prompt"
+            f"a span of several tokens is a tuple, such as {tuple(group)}; a list is one a prompt"
         )
     indices = group if isinstance(group, tuple) else (group,)
     for index in indices or (None,):

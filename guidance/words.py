@@ -22,7 +22,7 @@ STOP_WORDS = frozenset(
     resolution detailed style scene view 4k 8k hd uhd
     """.split()
 )
-"""What `words=None` leaves out: articles, conjunctions, prepositions, pronouns, auxiliary verbs, the medium."""
+"""What `words=None` leaves out: articles, conjunctions, prepositions, pronouns, auxiliaries, the medium."""
 
 COLOURS = frozenset(
     "black blue brown gray grey green orange pink purple red white yellow golden silver beige teal".split()
