@@ -44,7 +44,7 @@ class Plan:
 
 
 def rate_at(step: int, plan: Plan) -> float:
-    """The share of the full learning rate: a linear warm-up, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
+    """The share of the full learning rate: linear warm-up, half a cosine to 0 (Loshchilov & Hutter 2017)."""
     if step < plan.warmup:
         return (step + 1) / plan.warmup
     done = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
@@ -59,11 +59,12 @@ def run(
     *,
     report: Callable[[nn.Module, int], dict[str, float]] | None = None,
 ) -> nn.Module:
-    """Train `model` and return it; the step's number alone decides what a step sees, so a resumed run is the same run.
+    """Train `model` and return it; what a step sees depends on its number alone, so resuming changes nothing.
 
     Args:
         optimizers: their groups' learning rates are the full ones; the plan's schedule scales them.
-        step: called with the prepared model, whose own forward alone runs in mixed precision; each process of a distributed run gets a generator of its own.
+        step: called with the prepared model, whose own forward alone runs in mixed precision; each process of
+            a distributed run gets a generator of its own.
         report: called after every checkpoint on the main process; its figures are logged.
     """
     accelerator = Accelerator(mixed_precision=plan.precision, cpu=not torch.cuda.is_available())
@@ -99,7 +100,9 @@ def _update(
     accelerator: Accelerator, model: nn.Module, optimizers: Sequence[Optimizer], loss: Tensor, plan: Plan
 ) -> None:
     if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss became {loss.item()}; lower the learning rate and resume from {plan.folder}")
+        raise FloatingPointError(
+            f"the loss became {loss.item()}; lower the learning rate and resume from {plan.folder}"
+        )
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), plan.clip_norm)
     for optimizer in optimizers:

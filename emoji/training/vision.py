@@ -1,0 +1,113 @@
+"""The stages that train what looks at images, judge, CLIP and classifier: their data, sizes and seeds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from torch import nn
+
+from ..world import Pairs
+from .clip import train_clip
+from .export import ask_for_float32
+from .labelled import Labelled, draw_labelled
+from .loop import Plan
+from .vit import Shape, train_vit
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer, ViTForImageClassification
+
+Stage = Literal["judge", "clip", "classifier"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a stage draws and how long it learns from it."""
+
+    steps: int
+    batch: int
+    seed: int
+    """Of the weights and of the order; the scenes have seeds of their own: no two models share any."""
+    scenes: dict[int | None, int]
+    """How many scenes with one, two and three subjects."""
+    scenes_seed: int
+    pairs: Pairs
+    shape: Shape = field(default_factory=Shape)
+    fresh: dict[int | None, int] = field(default_factory=lambda: {None: 500})
+    """Scenes of another seed, to watch progress on."""
+
+
+SETTINGS: Final[dict[Stage, Settings]] = {
+    "judge": Settings(2500, 64, 11, {1: 3000, 2: 8000, 3: 5000}, 71, "any"),
+    "clip": Settings(2000, 96, 12, {1: 2000, 2: 9000, 3: 2000}, 80, "train", fresh={2: 400}),
+    "classifier": Settings(800, 64, 13, {1: 8000}, 60, "any", Shape(layers=4), fresh={1: 500}),
+}
+FRESH_SEED: Final = 90_001
+
+
+def run_stage(
+    stage: Stage,
+    plan: Plan,
+    tokenizer: CLIPTokenizer,
+    models: Path,
+    *,
+    batch: int | None = None,
+    own: Settings | None = None,
+) -> None:
+    """Train a stage, or go on with it, and leave its standard folder in `models`.
+
+    Args:
+        plan: its folder keeps the drawn scenes, too; `plan.seed` is added to the stage's own.
+        batch: scenes a step; None is the stage's own number.
+        own: other settings than the stage's, as tests have them.
+    """
+    settings = own or SETTINGS[stage]
+    plan = replace(plan, seed=plan.seed + settings.seed)
+    data = _drawn(plan.folder / "scenes.pt", settings.scenes_seed, settings.scenes, settings.pairs)
+    fresh = _drawn(plan.folder / "fresh.pt", FRESH_SEED, settings.fresh, settings.pairs)
+    batch = batch or settings.batch
+    model: nn.Module
+    if stage == "clip":
+        model = train_clip(data, fresh, tokenizer, plan, shape=settings.shape, batch=batch)
+        tokenizer.save_pretrained(models / "clip")
+    else:
+        model = train_vit(stage, data, fresh, plan, shape=settings.shape, batch=batch)
+    save_folder(model, models / stage)
+
+
+def _drawn(path: Path, seed: int, counts: dict[int | None, int], pairs: Pairs) -> Labelled:
+    """Draw once: a resumed stage finds its scenes in the folder."""
+    if not path.is_file():
+        draw_labelled(seed, counts, pairs=pairs).save(path)
+    return Labelled.load(path)
+
+
+def save_folder(model: ViTForImageClassification | nn.Module, folder: Path) -> None:
+    """Write weights in float16 with a config that says float32, so that a CPU loads what it computes fast in.
+
+    Beside them the preparation of images that `judge.to_tensor` does.
+    """
+    half = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    model.save_pretrained(folder, state_dict=half)
+    ask_for_float32(folder / "config.json")
+    kind = "CLIP" if (folder.name == "clip") else "ViT"
+    preparation = {
+        "image_processor_type": f"{kind}ImageProcessor",
+        "do_resize": True,
+        "size": {"height": 64, "width": 64},
+        "resample": 2,
+        "do_center_crop": False,
+        "do_convert_rgb": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    text = json.dumps(preparation, indent=2) + "\n"
+    (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
