@@ -1,4 +1,4 @@
-"""Writes captions in many forms, so that no word but the start token is in all of them and attention must tell words apart."""
+"""Writes captions in many forms: only the start token is in all, so attention must tell words apart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ Named = tuple[str, str | None]
 """A subject as a caption names it: its name, and its colour or None."""
 
 OPENINGS: Final = (
-    "a photo of", "a picture of", "an emoji of", "an image of", "there is", "this is", "image of", "picture of", "here is",
+    "a photo of", "a picture of", "an emoji of", "an image of",
+    "there is", "this is", "image of", "picture of", "here is",
 )  # fmt: skip
 LINKERS: Final = (" and ", " with ", " next to ", ", ", " beside ", " plus ")
 DETERMINERS: Final = ("a", "the", "one", "")
@@ -43,7 +44,7 @@ def caption_for(named: Sequence[Named], *, linker: str = " and ") -> str:
 
 
 def write_caption(named: Sequence[Named], rng: np.random.Generator) -> str:
-    """One of the many forms a caption of these subjects takes, in this order; the benchmark's forms are a fifth."""
+    """One of many forms of a caption of these subjects, in this order; a fifth are the benchmark's."""
     if rng.random() < TEMPLATE_SHARE:
         mixed = named[0][0] in ANIMALS and named[-1][0] not in ANIMALS
         return caption_for(named, linker=" with " if mixed and rng.random() < 0.5 else " and ")

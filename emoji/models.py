@@ -1,4 +1,4 @@
-"""Loads the embedded models; their folders are standard ones, so `from_pretrained` on them works just as well."""
+"""Loads the embedded models; their folders are standard ones, so `from_pretrained` on them works as well."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ def model_folder(name: str) -> Path:
     folder = MODELS / name
     if not folder.is_dir():
         present = sorted(path.name for path in MODELS.iterdir() if path.is_dir()) if MODELS.is_dir() else []
-        raise FileNotFoundError(f'no embedded model "{name}" in {MODELS}; there are: {", ".join(present) or "none"}')
+        raise FileNotFoundError(
+            f'no embedded model "{name}" in {MODELS}; there are: {", ".join(present) or "none"}'
+        )
     return folder
 
 
 def load_pipeline(
     device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> StableDiffusionPipeline:
-    """The embedded Stable Diffusion: 64 x 64 pixels, latents 4 x 16 x 16, cross-attention at 16 x 16 and 8 x 8.
+    """The embedded Stable Diffusion: 64 x 64 pixels, latents 4 x 16 x 16, cross-attention at 16 and 8 a side.
 
     Args:
         device: where it goes; None is the CPU.
@@ -42,7 +44,11 @@ def load_pipeline(
 
     dtype = dtype or default_dtype(device)
     pipe = StableDiffusionPipeline.from_pretrained(
-        model_folder("pipeline"), torch_dtype=dtype, safety_checker=None, local_files_only=True, use_safetensors=True
+        model_folder("pipeline"),
+        torch_dtype=dtype,
+        safety_checker=None,
+        local_files_only=True,
+        use_safetensors=True,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device or "cpu")
@@ -66,5 +72,7 @@ def load_classifier(
     from transformers import ViTForImageClassification
 
     folder = model_folder("classifier")
-    model = ViTForImageClassification.from_pretrained(folder, dtype=dtype or default_dtype(device), local_files_only=True)
+    model = ViTForImageClassification.from_pretrained(
+        folder, dtype=dtype or default_dtype(device), local_files_only=True
+    )
     return model.to(device or "cpu").eval()

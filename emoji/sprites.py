@@ -1,8 +1,8 @@
-"""Loads and recolours the drawings, so that the world asks for "a red bow, second drawing" and gets pixels."""
+"""Loads and recolours the drawings: the world asks for "a red bow, second drawing" and gets pixels."""
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,7 @@ def load_sprite(name: str, drawing: int) -> UInt8[np.ndarray, "side side rgba"]:
 
 
 def body_luminance(sprite: UInt8[np.ndarray, "side side rgba"]) -> float:
-    """The luminance, 0 to 1, that most of the drawing's coloured surface has: the one that becomes the new colour."""
+    """The luminance, 0 to 1, of the drawing's coloured surface: the one that becomes the new colour."""
     rgb = sprite[..., :3] / 255.0
     chroma = rgb.max(-1) - rgb.min(-1)
     weight = (sprite[..., 3] / 255.0) * (chroma + 0.02)
@@ -52,13 +52,11 @@ def body_luminance(sprite: UInt8[np.ndarray, "side side rgba"]) -> float:
     return float(luminance.ravel()[order][np.searchsorted(total, total[-1] / 2)])
 
 
-def recolour(
-    sprite: UInt8[np.ndarray, "side side rgba"], colour: str
-) -> UInt8[np.ndarray, "side side rgba"]:
+def recolour(sprite: UInt8[np.ndarray, "side side rgba"], colour: str) -> UInt8[np.ndarray, "side side rgba"]:
     """The drawing in another colour, by its luminance alone.
 
     With L the luminance of a pixel, m that of the drawing's body and c the colour: c (L / m)^0.8 below m,
-    c + (1 - c) k (L - m) / (1 - m) above. k is 0.8, but 0.45 for black, whose highlights would else look gray.
+    c + (1 - c) k (L - m) / (1 - m) above. k is 0.8, but 0.45 for black, else its highlights look gray.
     Raises `ValueError` for a colour that the world does not have.
     """
     if colour not in RGB:
@@ -72,9 +70,9 @@ def recolour(
     return np.dstack([np.rint(255.0 * rgb).astype(np.uint8), sprite[..., 3]])
 
 
-@lru_cache(maxsize=None)
+@cache
 def painted(name: str, drawing: int, colour: str | None) -> Image.Image:
-    """The drawing ready for compositing: recoloured, alpha premultiplied (mode RGBa). Animals have no colour."""
+    """The drawing ready for compositing: recoloured, alpha premultiplied (RGBa). Animals have no colour."""
     sprite = load_sprite(name, drawing)
     if colour is not None and name in ANIMALS:
         raise ValueError(f'an animal keeps its own colours, so there is no "{colour} {name}"')
@@ -86,7 +84,7 @@ def painted(name: str, drawing: int, colour: str | None) -> Image.Image:
 def placed(
     name: str, drawing: int, colour: str | None, *, side: int, angle: float, mirrored: bool
 ) -> Float[np.ndarray, "height width rgba"]:
-    """The drawing turned by `angle` degrees and scaled so that its longer side is `side` pixels; premultiplied, 0 to 1."""
+    """The drawing turned by `angle` degrees, its longer side `side` pixels; premultiplied, 0 to 1."""
     image = painted(name, drawing, colour)
     if mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -1,8 +1,10 @@
-"""Makes the small byte-pair vocabulary that the pipeline and the CLIP share; any text encodes, known words briefly."""
+"""Makes the small byte-pair vocabulary that the pipeline and the CLIP share; any text encodes."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +24,22 @@ SPLIT_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "glasses": ("glass", "es"),
 }
 """The subject words that are left in several tokens, as long words are in a large vocabulary."""
-FUNCTION_WORDS: Final = ("a", "an", "the", "one", "two", "and", "with", "next", "to", "beside", "plus", "by", "on", "in")
+FUNCTION_WORDS: Final = (
+    "a",
+    "an",
+    "the",
+    "one",
+    "two",
+    "and",
+    "with",
+    "next",
+    "to",
+    "beside",
+    "plus",
+    "by",
+    "on",
+    "in",
+)
 _END_OF_WORD: Final = "</w>"
 
 
@@ -54,13 +71,13 @@ def known_words() -> tuple[str, ...]:
 def learn_merges(words: list[tuple[tuple[str, ...], ...]]) -> list[tuple[str, str]]:
     """Byte-pair merges (Sennrich et al. 2016, algorithm 1) until every piece of every word is one symbol.
 
-    Each word is a tuple of pieces and each piece a tuple of symbols; nothing is merged across pieces. Ties go to
-    the pair that comes first in the alphabet, so that the result does not depend on the order of the words.
+    Each word is a tuple of pieces and each piece a tuple of symbols; nothing is merged across pieces. Ties
+    go to the pair that comes first in the alphabet, so the order of the words does not matter.
     """
     pieces = [piece for word in words for piece in word]
     merges: list[tuple[str, str]] = []
     while True:
-        pairs = Counter(pair for piece in pieces for pair in zip(piece, piece[1:], strict=False))
+        pairs = Counter(pair for piece in pieces for pair in pairwise(piece))
         if not pairs:
             return merges
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
@@ -68,11 +85,8 @@ def learn_merges(words: list[tuple[tuple[str, ...], ...]]) -> list[tuple[str, st
         pieces = [_merge(piece, best) for piece in pieces]
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Save as `tokenizer.json` and as `vocab.json` with `merges.txt`, so that old and new readers find theirs."""
-    import json
-
-    tokenizer = build_tokenizer()
+def write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Save as `tokenizer.json` and as `vocab.json` with `merges.txt`: old and new readers find theirs."""
     tokenizer.save_pretrained(folder)
     state = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     (folder / "vocab.json").write_text(json.dumps(state["vocab"], ensure_ascii=False), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The words of the emoji world, apart from its drawing, so that the tokenizer and the judges can read them alone."""
+"""The words of the emoji world, apart from its drawing: the tokenizer and the judges need them alone."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ ANIMALS: Final[tuple[str, ...]] = (
     "bear", "bird", "cat", "dog", "elephant", "frog", "horse", "lion", "monkey", "rabbit", "rat", "turtle",
 )  # fmt: skip
 OBJECTS: Final[tuple[str, ...]] = (
-    "apple", "backpack", "balloon", "bow", "bowl", "car", "chair", "clock", "couch", "crown", "glasses", "suitcase",
+    "apple", "backpack", "balloon", "bow", "bowl", "car",
+    "chair", "clock", "couch", "crown", "glasses", "suitcase",
 )  # fmt: skip
 COLOURS: Final[tuple[str, ...]] = (
     "black", "blue", "brown", "gray", "green", "orange", "pink", "purple", "red", "white", "yellow",
 )  # fmt: skip
 SUBJECTS: Final[tuple[str, ...]] = ANIMALS + OBJECTS
-COLOURED_OBJECTS: Final[tuple[str, ...]] = tuple(f"{colour} {thing}" for thing in OBJECTS for colour in COLOURS)
+COLOURED_OBJECTS: Final[tuple[str, ...]] = tuple(
+    f"{colour} {thing}" for thing in OBJECTS for colour in COLOURS
+)
 LABELS: Final[tuple[str, ...]] = SUBJECTS + COLOURED_OBJECTS
 """What a judge answers for: the 24 subjects, then the 132 coloured objects."""
 
@@ -26,8 +29,10 @@ bear+crown bird+bowl cat+balloon dog+clock elephant+car frog+backpack horse+suit
 monkey+bow rabbit+chair rat+apple turtle+couch cat+suitcase bird+backpack
 apple+clock backpack+chair balloon+car bow+couch bowl+crown glasses+suitcase chair+balloon crown+apple
 """
-HELD_OUT: Final[frozenset[frozenset[str]]] = frozenset(frozenset(pair.split("+")) for pair in _HELD_OUT_TEXT.split())
-"""The 36 pairs of subjects that no training scene shows and no training caption names, for any model.
+HELD_OUT: Final[frozenset[frozenset[str]]] = frozenset(
+    frozenset(pair.split("+")) for pair in _HELD_OUT_TEXT.split()
+)
+"""The 36 pairs of subjects that no scene shows and no caption names on which the pipeline is trained.
 
 14 animal with animal, 14 animal with object, 8 object with object; "a cat and a frog" is a seen pair.
 """

@@ -1,4 +1,4 @@
-"""Draws scenes in which the truth is known: what is there, in which colour, where; and what the caption claims."""
+"""Draws scenes in which the truth is known: what is there, in which colour, where, and what is claimed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from .vocabulary import (
 
 __all__ = [
     "ANIMALS", "COLOURED_OBJECTS", "COLOURS", "HELD_OUT", "LABELS", "OBJECTS", "SIDE", "SUBJECTS",
-    "Named", "Scene", "Subject", "article", "caption_for", "is_seen", "label", "phrase", "scene", "scenes", "write_caption",
+    "Named", "Scene", "Subject", "article", "caption_for", "is_seen", "label", "phrase",
+    "scene", "scenes", "write_caption",
 ]  # fmt: skip
 
 SIDE: Final = 64
@@ -144,9 +145,11 @@ def _choose_colour(rng: np.random.Generator, name: str) -> str | None:
 
 
 def _background(rng: np.random.Generator) -> Float[np.ndarray, "height width rgb"]:
-    """A soft gradient between two pastel colours; never so light that white is lost on it, nor so gray that gray is."""
+    """A soft gradient between two pastels; never so light that white, nor so gray that gray is lost."""
     hue, turn = rng.random(), rng.uniform(-0.12, 0.12)
-    ends = [_pastel((hue + at * turn) % 1.0, rng.uniform(0.10, 0.26), rng.uniform(0.78, 0.92)) for at in (0, 1)]
+    ends = [
+        _pastel((hue + at * turn) % 1.0, rng.uniform(0.10, 0.26), rng.uniform(0.78, 0.92)) for at in (0, 1)
+    ]
     angle = rng.uniform(0, 2 * np.pi)
     ys, xs = np.mgrid[0:SIDE, 0:SIDE] / (SIDE - 1) - 0.5
     along = (np.cos(angle) * xs + np.sin(angle) * ys) / np.sqrt(2) + 0.5
@@ -174,10 +177,13 @@ def _compose(
 
 
 def _place(rng: np.random.Generator, drawn: list[Named]) -> list[Float[np.ndarray, "height width rgba"]]:
-    """Each subject on a transparent canvas of its own; tried again, ever smaller, until all are visible enough."""
+    """Each subject on a canvas of its own; tried again, ever smaller, until all are visible enough."""
     for attempt in range(200):
         layers = [_layer(rng, name, colour, len(drawn), attempt // 20) for name, colour in drawn]
-        if all(_visible(layers, i).sum() >= VISIBLE_SHARE * (layers[i][..., 3] > 0.5).sum() for i in range(len(layers))):
+        if all(
+            _visible(layers, i).sum() >= VISIBLE_SHARE * (layers[i][..., 3] > 0.5).sum()
+            for i in range(len(layers))
+        ):
             return layers
     raise RuntimeError(f"no room found for {drawn}; this cannot happen at the sizes of SIZES")
 
@@ -201,7 +207,9 @@ def _layer(
     return layer
 
 
-def _visible(layers: list[Float[np.ndarray, "height width rgba"]], index: int) -> Bool[np.ndarray, "height width"]:
+def _visible(
+    layers: list[Float[np.ndarray, "height width rgba"]], index: int
+) -> Bool[np.ndarray, "height width"]:
     mask = layers[index][..., 3] > 0.5
     for above in layers[index + 1 :]:
         mask = mask & (above[..., 3] <= 0.5)

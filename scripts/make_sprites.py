@@ -1,8 +1,8 @@
-"""Draws the sprites of the emoji world from the two emoji sets they come from; run once, its output is committed.
+"""Draws the sprites of the emoji world from the two sets they come from; run once, its output is committed.
 
-    npm install --prefix SETS @iconify-json/noto @iconify-json/fluent-emoji-flat
-    pip install resvg_py
-    python scripts/make_sprites.py SETS/node_modules/@iconify-json
+npm install --prefix SETS @iconify-json/noto @iconify-json/fluent-emoji-flat
+pip install resvg_py
+python scripts/make_sprites.py SETS/node_modules/@iconify-json
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def find_icon(icon_set: dict[str, Any], name: str) -> dict[str, Any]:
     """The drawing called `name`, through its aliases; a `KeyError` names the set where there is none."""
     parent = icon_set.get("aliases", {}).get(name, {}).get("parent", name)
     if parent not in icon_set["icons"]:
-        raise KeyError(f'no icon "{name}" in the set "{icon_set["prefix"]}"; install the version named in the licence file')
+        raise KeyError(
+            f'no icon "{name}" in "{icon_set["prefix"]}"; install the version that the licence file names'
+        )
     return icon_set["icons"][parent]
 
 
@@ -64,7 +66,9 @@ def rasterise(icon_set: dict[str, Any], name: str, side: int) -> Image.Image:
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
     )
-    large = Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg, width=4 * side, height=4 * side)))).convert("RGBA")
+    large = Image.open(
+        io.BytesIO(bytes(svg_to_bytes(svg_string=svg, width=4 * side, height=4 * side)))
+    ).convert("RGBA")
     cut = large.crop(large.getchannel("A").getbbox())
     square = Image.new("RGBA", (max(cut.size), max(cut.size)))
     square.paste(cut, ((square.width - cut.width) // 2, (square.height - cut.height) // 2))
@@ -72,7 +76,9 @@ def rasterise(icon_set: dict[str, Any], name: str, side: int) -> Image.Image:
 
 
 def main(
-    packages: Annotated[Path, typer.Argument(help="the folder @iconify-json with noto and fluent-emoji-flat in it")],
+    packages: Annotated[
+        Path, typer.Argument(help="the folder @iconify-json with noto and fluent-emoji-flat in it")
+    ],
     out: Annotated[Path, typer.Option(help="where the PNG files go")] = Path("emoji/sprites"),
 ) -> None:
     """Write one PNG a subject and set."""
