@@ -16,7 +16,7 @@ from .optimizer import GradientStep, RelativeStep, Schedule, Step
 from .tokens import Span, find_spans, last_token, spans_from_indices
 
 Words = Sequence[str] | Sequence[Sequence[str]] | None
-Indices = Sequence[int] | Sequence[Sequence[int]] | None
+Indices = Sequence[int | tuple[int, ...]] | Sequence[Sequence[int | tuple[int, ...]]] | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class AttendAndExcite:
     Args:
         words: words or phrases of the prompt (`"cat"`, `"red bow"`, `"dog#2"`), one list for all prompts or a list
             a prompt. None, with no `token_indices`: every content word (see `tokens.find_spans`).
-        token_indices: positions in the tokenized prompt instead of words (0 is the start token), as diffusers counts.
+        token_indices: positions in the tokenized prompt instead of words (0 is the start token), as diffusers counts;
+            one list for all prompts or a list a prompt, in which a tuple joins the tokens of one word.
         schedule: when to nudge and to refine.
         step: how far; `RelativeStep` or `GradientStep`.
         max_refinements: at most so many refinement moves at each of the schedule's thresholds.
@@ -90,9 +91,9 @@ class AttendAndExcite:
             GuidanceError: no prompt to find words in, or lists for another number of prompts.
         """
         if self.token_indices is not None:
-            wanted = _one_a_prompt(self.token_indices, images, "token_indices", int)
-            texts = prompts or [None] * images
-            return tuple(_indexed(tokenizer, text, own) for text, own in zip(texts, wanted, strict=True))
+            wanted = _one_a_prompt(self.token_indices, images, "token_indices", (int, tuple))
+            texts = prompts if prompts is not None else [None] * images
+            return tuple(spans_from_indices(tokenizer, text, own) for text, own in zip(texts, wanted, strict=True))
         if prompts is None:
             raise GuidanceError(
                 "prompt_embeds came without a prompt, so words cannot be found; give token_indices, the "
@@ -124,17 +125,7 @@ class AttendAndExcite:
         return total
 
 
-def _indexed(tokenizer: Any, prompt: str | None, indices: Sequence[int]) -> tuple[Span, ...]:
-    if prompt is not None:
-        return spans_from_indices(tokenizer, prompt, indices)
-    longest = tokenizer.model_max_length
-    for index in indices:
-        if not 1 <= index < longest:
-            raise GuidanceError(f"token index {index} is outside the embedded sequence; it may be 1 to {longest - 1}")
-    return tuple(Span(f"token {index}", (index,), 1) for index in indices)
-
-
-def _one_a_prompt(given: Any, images: int, name: str, kind: type) -> list[Any]:
+def _one_a_prompt(given: Any, images: int, name: str, kind: type | tuple[type, ...]) -> list[Any]:
     if given is None:
         return [None] * images
     if not given or all(isinstance(one, kind) for one in given):

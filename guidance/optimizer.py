@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .errors import GuidanceError
 
+_ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996
+
 Latents = Float[Tensor, "batch channel height width"]
 
 
@@ -26,7 +28,7 @@ class Probed:
     losses: Float[Tensor, "batch"]
     gradient: Latents
     finite: Bool[Tensor, "batch"]
-    word_maps: list[Float[Tensor, "_span height width"]]
+    word_maps: list[Float[Tensor, "_span rows columns"]]
 
     def update(self, rows: Int[Tensor, "row"], other: Probed) -> None:
         """Put another probe's findings in the place of those of some images."""
@@ -113,13 +115,13 @@ class Schedule:
 
     def last(self, steps: int) -> int:
         """The number of steps in which the latents are moved."""
-        return round(self.until * steps) if self.unit == "fraction" else int(self.until)
+        return math.ceil(self.until * steps - _ROUNDING) if self.unit == "fraction" else int(self.until)
 
     def thresholds_at(self, steps: int) -> dict[int, float]:
         """The thresholds by the index of the step, for a trajectory of `steps` steps."""
         if self.unit == "step":
             return {int(point): height for point, height in self.thresholds.items()}
-        return {round(point * steps): height for point, height in sorted(self.thresholds.items())}
+        return {int(point * steps + _ROUNDING): height for point, height in sorted(self.thresholds.items())}
 
 
 @dataclass

@@ -1,0 +1,375 @@
+"""`guide` on whole pipelines: nothing changes that should not, everything is given back, bad input is met."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import diffusers
+import pytest
+import torch
+from diffusers import models
+from tiny import tiny_pipeline as build
+
+from heedful.guidance import (
+    AttendAndExcite,
+    GuidanceError,
+    LayerNotFoundError,
+    RelativeStep,
+    Schedule,
+    TokenNotFoundError,
+    UnsupportedError,
+    guide,
+)
+
+PROMPT = "a cat and a frog"
+CAT_AND_FROG = AttendAndExcite(words=["cat", "frog"])
+FEW_MOVES = dataclasses.replace(CAT_AND_FROG, max_refinements=2)
+SCHEDULERS = [
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "HeunDiscreteScheduler",
+]
+SIZE = {"height": 256, "width": 192}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """One pipeline for the whole file: each test finds it as it was."""
+    return build()
+
+
+def run(pipe, prompt=PROMPT, seed=0, count=1, **options):
+    settings = {"num_inference_steps": 4, "output_type": "latent", **SIZE, **options}
+    prompts = count if isinstance(prompt, str) else len(prompt)
+    generators = [torch.Generator().manual_seed(seed + image) for image in range(prompts)]
+    return pipe(prompt, generator=generators, num_images_per_prompt=count, **settings).images
+
+
+def state(pipe):
+    """All that guidance touches, by identity and class."""
+    return (
+        type(pipe),
+        type(pipe.scheduler),
+        [(name, id(found), type(found)) for name, found in pipe.unet.attn_processors.items()],
+        [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in pipe.unet.modules()],
+        [type(module) for module in pipe.unet.modules()],
+        [(parameter.requires_grad, parameter.grad) for parameter in pipe.unet.parameters()],
+        [module.training for module in pipe.unet.modules()],
+    )
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        AttendAndExcite(words=[]),
+        AttendAndExcite(words=["cat"], schedule=Schedule({}, until=0.0)),
+        AttendAndExcite(words=["cat"], step=RelativeStep(0.0), max_refinements=0),
+    ],
+    ids=["no words", "no steps", "no step size"],
+)
+@pytest.mark.parametrize("scheduler", SCHEDULERS[:3])
+def test_with_nothing_to_do_the_pixels_are_those_of_the_bare_pipeline(nothing, scheduler):
+    pipe = build()
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    plain = run(pipe)
+    with guide(pipe, nothing):
+        assert torch.equal(run(pipe), plain)
+
+
+def test_satisfied_words_cost_no_nudge(pipe, monkeypatch):
+    plain, real = run(pipe), AttendAndExcite.loss
+    monkeypatch.setattr(AttendAndExcite, "loss", lambda *args: real(*args) * 0)
+    with guide(pipe, CAT_AND_FROG) as session:
+        assert torch.equal(run(pipe), plain)
+    assert [step.refinements for step in session.run.steps] == [(0,), (0,)]
+    assert [step.relative_shifts for step in session.run.steps] == [(0.0,), (0.0,)]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_everything_is_given_back_whatever_happens(pipe, error):
+    before, plain = state(pipe), run(pipe)
+
+    def interrupt(*args):
+        raise error("stop")
+
+    with pytest.raises(error, match="stop"), guide(pipe, FEW_MOVES):
+        run(pipe, callback_on_step_end=interrupt)
+    assert state(pipe) == before
+    with guide(pipe, FEW_MOVES):
+        first = run(pipe)
+    with guide(pipe, FEW_MOVES):
+        second = run(pipe)
+    assert state(pipe) == before
+    assert torch.equal(first, second)
+    assert not torch.equal(first, plain)
+    assert torch.equal(run(pipe), plain)
+
+
+def test_an_exception_inside_a_probe_leaves_nothing_behind(pipe, monkeypatch):
+    before = state(pipe)
+    monkeypatch.setattr(AttendAndExcite, "loss", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError), guide(pipe, FEW_MOVES):
+        run(pipe)
+    assert state(pipe) == before
+
+
+def test_nested_guides_both_act_and_both_leave(pipe):
+    before = state(pipe)
+    with guide(pipe, FEW_MOVES) as outer:
+        alone = run(pipe)
+        with guide(pipe, AttendAndExcite(words=["frog"], max_refinements=0)) as inner:
+            both = run(pipe)
+        again = run(pipe)
+    assert state(pipe) == before
+    assert torch.equal(alone, again)
+    assert not torch.equal(alone, both)
+    assert len(outer.runs) == 3
+    assert len(inner.runs) == 1
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
+def test_every_scheduler_with_and_without_classifier_free_guidance(scheduler, guidance_scale):
+    pipe = build()
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    plain = run(pipe, guidance_scale=guidance_scale)
+    with guide(pipe, FEW_MOVES) as session:
+        guided = run(pipe, guidance_scale=guidance_scale)
+    assert guided.isfinite().all()
+    assert not torch.equal(guided, plain)
+    first = session.run.steps[0]
+    assert first.index == 0
+    assert 0.04 < first.relative_shifts[0] < 0.2
+    assert all(step.fraction < 0.5 for step in session.run.steps)
+
+
+def test_scaled_latents_are_probed_as_the_denoiser_sees_them():
+    """Euler's first latents are 14.6 times too large; seen by the denoiser they are DDIM's, and so is the attention."""
+    found = {}
+    for name in ("DDIMScheduler", "EulerDiscreteScheduler"):
+        pipe = build()
+        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, timestep_spacing="trailing")
+        with guide(pipe, FEW_MOVES) as session:
+            run(pipe)
+        found[name] = session.run.steps[0]
+    ddim, euler = found.values()
+    torch.testing.assert_close(euler.losses, ddim.losses, atol=2e-3, rtol=0)
+    torch.testing.assert_close(euler.relative_shifts, ddim.relative_shifts, atol=2e-3, rtol=0)
+
+
+def test_a_batch_of_two_equals_two_singles(pipe):
+    prompts, words = [PROMPT, "a red bow and a dog"], [["cat", "frog"], ["red bow", "dog"]]
+    with guide(pipe, dataclasses.replace(FEW_MOVES, words=words)) as session:
+        both = run(pipe, prompts)
+    batch = session.run
+    for image, (prompt, own) in enumerate(zip(prompts, words, strict=True)):
+        with guide(pipe, dataclasses.replace(FEW_MOVES, words=own)) as session:
+            single = run(pipe, prompt, seed=image)
+        torch.testing.assert_close(both[image : image + 1], single, atol=2e-3, rtol=1e-3)
+        for step, own_step in zip(batch.steps, session.run.steps, strict=True):
+            assert step.losses[image] == pytest.approx(own_step.losses[0], abs=1e-4)
+            assert step.refinements[image] == own_step.refinements[0]
+        assert batch.spans[image] == session.run.spans[0]
+
+
+def test_several_images_a_prompt(pipe):
+    with guide(pipe, FEW_MOVES) as session:
+        images = pipe(
+            [PROMPT, "a cat and a red frog"],
+            num_images_per_prompt=2,
+            num_inference_steps=4,
+            output_type="latent",
+            **SIZE,
+        ).images
+    assert len(images) == 4
+    assert session.run.prompts == (PROMPT, PROMPT, "a cat and a red frog", "a cat and a red frog")
+    assert [span.indices for span in session.run.spans[3]] == [(2,), (6,)]
+    assert len(session.run.steps[0].losses) == 4
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [((256, 192), (16, 12)), ((192, 256), (12, 16)), ((384, 384), (12, 12)), ((200, 264), (13, 17))],
+)
+def test_maps_have_the_image_s_proportions(pipe, size, grid):
+    with guide(pipe, FEW_MOVES) as session:
+        run(pipe, height=size[0], width=size[1], num_inference_steps=2)
+    assert session.run.maps[0].shape == (2, *grid)
+
+
+def test_guidance_past_its_last_step_costs_no_probe(pipe):
+    calls = []
+    hook = pipe.unet.register_forward_pre_hook(lambda *args: calls.append(1))
+    try:
+        with guide(pipe, dataclasses.replace(CAT_AND_FROG, max_refinements=0)) as session:
+            run(pipe, num_inference_steps=6)
+    finally:
+        hook.remove()
+    assert session.run.probes == 3
+    assert len(calls) == 6 + 3
+
+
+def test_token_indices_mean_the_same_as_words(pipe):
+    with guide(pipe, FEW_MOVES):
+        by_words = run(pipe)
+    with guide(pipe, AttendAndExcite(token_indices=[2, 5], max_refinements=2)):
+        by_indices = run(pipe)
+    assert torch.equal(by_words, by_indices)
+
+
+def test_the_record_tells_all_and_fits_into_json(pipe):
+    seen = []
+    with guide(pipe, FEW_MOVES, progress=seen.append) as session:
+        run(pipe, seed=7)
+    record = session.run
+    assert list(record.steps) == seen
+    told = json.loads(json.dumps(record.to_dict()))
+    assert told["prompts"] == [PROMPT]
+    assert [span["text"] for span in told["spans"][0]] == ["cat", "frog"]
+    assert told["settings"]["seeds"] == [7]
+    assert told["settings"]["scheduler"] == "DDIMScheduler"
+    assert told["settings"]["layers"]
+    assert set(told["versions"]) == {"heedful", "torch", "diffusers", "transformers"}
+    for maps in record.maps:
+        assert maps.min() >= 0
+        assert maps.max() <= 1
+    peaks = [maps.flatten(1).amax(1).tolist() for maps in record.maps]
+    assert [list(image) for image in record.word_attention] == [pytest.approx(image) for image in peaks]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.probes = 3
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_reported(pipe, monkeypatch):
+    plain = run(pipe, [PROMPT, PROMPT])
+    real = AttendAndExcite.loss
+
+    def broken(self, maps, spans, last):
+        loss = real(self, maps, spans, last)
+        return loss * torch.tensor([1.0, float("nan")])[: len(loss)] if len(loss) == 2 else loss
+
+    monkeypatch.setattr(AttendAndExcite, "loss", broken)
+    with guide(pipe, dataclasses.replace(CAT_AND_FROG, max_refinements=0)) as session:
+        guided = run(pipe, [PROMPT, PROMPT])
+    assert torch.equal(guided[1], plain[1])
+    assert not torch.equal(guided[0], plain[0])
+    assert session.run.steps[0].skipped == "the gradient of image 1 was not finite"
+
+
+def test_bfloat16_on_a_cpu():
+    pipe = build().to(torch.bfloat16)
+    with guide(pipe, FEW_MOVES) as session:
+        images = run(pipe)
+    assert images.dtype == torch.bfloat16
+    assert images.isfinite().all()
+    assert session.run.steps[0].relative_shifts[0] > 0.04
+
+
+@pytest.mark.gpu
+def test_float16_on_cuda_guides_as_float32_does():
+    losses = []
+    for dtype in (torch.float32, torch.float16):
+        pipe = build().to("cuda", dtype)
+        with guide(pipe, FEW_MOVES) as session:
+            images = run(pipe)
+        assert images.isfinite().all()
+        assert not any(step.skipped for step in session.run.steps)
+        losses.append(session.run.steps[0].losses[0])
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("inside", [False, True])
+def test_xformers_enabled_before_or_inside_is_kept(inside):
+    pytest.importorskip("xformers")
+    pipe = build(attention_head_dim=1).to("cuda", torch.float16)
+    if not inside:
+        pipe.enable_xformers_memory_efficient_attention()
+    with guide(pipe, FEW_MOVES) as session:
+        if inside:
+            pipe.enable_xformers_memory_efficient_attention()
+        images = run(pipe)
+    assert images.isfinite().all()
+    assert session.run.steps
+    assert {type(found).__name__ for found in pipe.unet.attn_processors.values()} == {"XFormersAttnProcessor"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "call", "error", "message"),
+    [
+        (AttendAndExcite(words=["frgo"]), {}, TokenNotFoundError, 'word "frgo" is not in the prompt .*cat, and, frog'),
+        (AttendAndExcite(), {"prompt": ""}, TokenNotFoundError, "empty"),
+        (AttendAndExcite(token_indices=[2, 90]), {}, TokenNotFoundError, "90 is out of range"),
+        (AttendAndExcite(words=[["cat"], ["dog"]]), {}, GuidanceError, "words has 2 lists for 1 prompt; give one"),
+        (CAT_AND_FROG, {"prompt": None, "prompt_embeds": torch.zeros(1, 77, 16)}, GuidanceError, "give token_indices"),
+        (AttendAndExcite(), {"prompt": None, "prompt_embeds": torch.zeros(1, 77, 16)}, GuidanceError, "token_indices"),
+        (CAT_AND_FROG, {"clip_skip": 1}, UnsupportedError, "clip_skip"),
+    ],
+)
+def test_bad_calls_are_met_before_anything_runs(pipe, objective, call, error, message):
+    before = state(pipe)
+    with pytest.raises(error, match=message), guide(pipe, objective):
+        pipe(**{"prompt": PROMPT, "num_inference_steps": 2, **SIZE, **call})
+    assert state(pipe) == before
+
+
+def test_prompt_embeds_with_token_indices(pipe):
+    embeds, _ = pipe.encode_prompt(PROMPT, "cpu", 1, False)
+    negative, _ = pipe.encode_prompt("", "cpu", 1, False)
+    with guide(pipe, AttendAndExcite(token_indices=[2, 5], max_refinements=0)) as session:
+        pipe(
+            prompt_embeds=embeds,
+            negative_prompt_embeds=negative,
+            num_inference_steps=2,
+            output_type="latent",
+            **SIZE,
+        )
+    assert [span.text for span in session.run.spans[0]] == ["token 2", "token 5"]
+    assert session.run.steps
+
+
+def test_inference_mode_is_refused(pipe):
+    with torch.inference_mode(), guide(pipe, CAT_AND_FROG), pytest.raises(GuidanceError, match="inference_mode"):
+        run(pipe)
+
+
+def test_a_layer_choice_that_matches_nothing_is_refused(pipe):
+    before = state(pipe)
+    with pytest.raises(LayerNotFoundError, match="the layers are"), guide(pipe, CAT_AND_FROG, layers=(5, 5)):
+        run(pipe)
+    assert state(pipe) == before
+
+
+def test_an_unknown_pipeline_or_scheduler_is_refused_by_name():
+    class SomeOtherPipeline:
+        pass
+
+    with pytest.raises(UnsupportedError, match="SomeOtherPipeline; it knows: StableDiffusionPipeline"), guide(
+        SomeOtherPipeline(), CAT_AND_FROG
+    ):
+        pass
+    pipe = build()
+    pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(UnsupportedError, match="UniPCMultistepScheduler"), guide(pipe, CAT_AND_FROG):
+        run(pipe)
+
+
+def test_words_and_indices_together_are_refused():
+    with pytest.raises(GuidanceError, match="not both"):
+        AttendAndExcite(words=["cat"], token_indices=[2])
+
+
+def test_asking_for_a_run_before_there_is_one(pipe):
+    with guide(pipe, CAT_AND_FROG) as session, pytest.raises(GuidanceError, match="call the pipeline"):
+        _ = session.run
+
+
+def test_no_model_code_was_swapped(pipe):
+    """The denoiser's class is diffusers' own during a run, whatever was lent to its small parts."""
+    seen = set()
+    with guide(pipe, FEW_MOVES):
+        run(pipe, callback_on_step_end=lambda pipe, *args: seen.add(type(pipe.unet)) or {})
+    assert seen == {models.UNet2DConditionModel}
