@@ -81,17 +81,11 @@ class TaughtClip(nn.Module):
         contrast = contrastive_loss(logits, fits(batch.labels, told))
         dense = self.patches.dense_loss(vision.hidden_states[-2][:, 1:], batch)
         heads = ((self.shown(vision.pooler_output), batch.labels), (self.told(text.pooler_output), told))
-        labels = sum(functional.binary_cross_entropy_with_logits(a.float(), b) for a, b in heads) * len(
-            LABELS
-        )
+        labels = sum(functional.binary_cross_entropy_with_logits(a.float(), b) for a, b in heads)
+        labels = labels * len(LABELS)
         first = logits.argmax(1)
         right = fits(batch.labels, told)[torch.arange(len(first)), first].float().mean()
-        figures = {
-            "contrast": contrast.item(),
-            "dense": dense.item(),
-            "labels": labels.item(),
-            "right": right.item(),
-        }
+        figures = {"contrast": contrast, "dense": dense, "labels": labels, "right": right}
         loss = 2.0 * contrast + 5.0 * dense + 0.2 * labels
         return loss, {name: figure.item() for name, figure in figures.items()}
 
@@ -185,7 +179,7 @@ def train_clip(
         )
 
     def report(model: nn.Module, _: int) -> dict[str, float]:
-        return {"retrieval": retrieval(model.clip, tokenizer, fresh)}
+        return {"retrieval": retrieval(model.clip, tokenizer, fresh)[0]}
 
     return run(taught, optimizers_for(taught, rate), step, plan, report=report).clip
 
@@ -193,8 +187,8 @@ def train_clip(
 @torch.inference_mode()
 def retrieval(
     clip: CLIPModel, tokenizer: CLIPTokenizer, fresh: Labelled, size: int = 100, seed: int = 0
-) -> float:
-    """Image-to-caption retrieval, top-1, 0 to 1: the mean over all images of all groups of `size` captions.
+) -> tuple[float, int]:
+    """Image-to-caption retrieval, top-1, 0 to 1, over the images of all groups of `size` captions; how many.
 
     Raises `ValueError` when `fresh` has too few scenes for one group.
     """
@@ -210,12 +204,12 @@ def retrieval(
         raise ValueError(
             f"{len(fresh)} scenes do not make one group of {size} distinct captions; draw more scenes"
         )
-    return torch.cat(right).float().mean().item()
+    return torch.cat(right).float().mean().item(), len(right) * size
 
 
 def distinct_groups(
     fresh: Labelled, told: Float[Tensor, "scene label"], size: int
-) -> list[Int64[Tensor, "scene"]]:
+) -> list[Int64[Tensor, "member"]]:
     """Groups of `size` scenes in which each caption is true of its own image alone: one answer is right.
 
     In the order drawn, a scene joins the first group that it cannot be confused with. Two-subject scenes

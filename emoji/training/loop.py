@@ -30,6 +30,8 @@ class Plan:
     """Where the checkpoint and `log.jsonl` lie; a checkpoint found there is resumed."""
     seed: int = 0
     warmup: int = 100
+    stop_after: int | None = None
+    """End at this step with a checkpoint, to go on another time; the schedule stays that of `steps`."""
     save_every: int = 250
     show_every: int = 25
     clip_norm: float = 1.0
@@ -71,7 +73,8 @@ def run(
     prepared, *ready = accelerator.prepare(model, *optimizers)
     begin = _resume(accelerator, plan)
     started = time.monotonic()
-    for number in range(begin, plan.steps):
+    end = min(plan.steps, plan.stop_after or plan.steps)
+    for number in range(begin, end):
         generator = torch.Generator().manual_seed(_step_seed(plan.seed, number, accelerator.process_index))
         _set_rates(ready, rate_at(number, plan))
         loss, figures = step(prepared, generator, number)
@@ -79,7 +82,7 @@ def run(
         if (number + 1) % plan.show_every == 0:
             pace = (time.monotonic() - started) / (number + 1 - begin)
             _log(accelerator, plan, number + 1, {"loss": loss.item(), **figures, "seconds_a_step": pace})
-        if (number + 1) % plan.save_every == 0 or number + 1 == plan.steps:
+        if (number + 1) % plan.save_every == 0 or number + 1 == end:
             _save(accelerator, plan, number + 1)
             if report is not None and accelerator.is_main_process:
                 _log(accelerator, plan, number + 1, report(accelerator.unwrap_model(prepared), number + 1))
