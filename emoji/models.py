@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-    from transformers import CLIPModel, CLIPTokenizer, ViTForImageClassification
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPModel, CLIPTokenizer, ViTForImageClassification
 
 MODELS: Final = Path(__file__).with_name("models")
 """The folder with `pipeline`, `clip`, `judge` and `classifier` in it."""
@@ -40,7 +38,6 @@ def load_pipeline(
         device: where it goes; None is the CPU.
         dtype: None takes float16 on CUDA and float32 elsewhere.
     """
-    from diffusers import StableDiffusionPipeline
 
     dtype = dtype or default_dtype(device)
     pipe = StableDiffusionPipeline.from_pretrained(
@@ -58,7 +55,6 @@ def load_clip(
     device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> tuple[CLIPModel, CLIPTokenizer]:
     """The embedded CLIP and its tokenizer; images are 64 x 64, prepared as `judge.to_tensor` does."""
-    from transformers import CLIPModel, CLIPTokenizer
 
     folder = model_folder("clip")
     model = CLIPModel.from_pretrained(folder, dtype=dtype or default_dtype(device), local_files_only=True)
@@ -69,7 +65,6 @@ def load_classifier(
     device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> ViTForImageClassification:
     """The embedded softmax classifier of single-subject scenes; `config.id2label` names its classes."""
-    from transformers import ViTForImageClassification
 
     folder = model_folder("classifier")
     model = ViTForImageClassification.from_pretrained(

@@ -6,13 +6,13 @@ import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTokenizer
 
 from .captions import OPENINGS
 from .vocabulary import COLOURS, SUBJECTS
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 MAX_LENGTH: Final = 24
 """Tokens a prompt may take, start and end included: three coloured subjects and an opening fit."""
@@ -45,7 +45,6 @@ _END_OF_WORD: Final = "</w>"
 
 def build_tokenizer() -> CLIPTokenizer:
     """The `CLIPTokenizer` of the emoji models: 512 byte symbols, then merges, then the two special tokens."""
-    from transformers import CLIPTokenizer
 
     merges = learn_merges([_symbols(word) for word in known_words()])
     alphabet = _byte_alphabet()
@@ -115,6 +114,5 @@ def _merge(piece: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def _byte_alphabet() -> list[str]:
-    from tokenizers.pre_tokenizers import ByteLevel
 
     return sorted(ByteLevel.alphabet())

@@ -67,7 +67,7 @@ class Scene:
 def scene(
     seed: int,
     *,
-    subjects: Literal[1, 2, 3] | None = None,
+    subjects: int | None = None,
     noisy: float = 0.0,
     pairs: Pairs = "train",
     named: tuple[Named, ...] | None = None,
@@ -102,7 +102,7 @@ def scenes(
     seed: int,
     count: int,
     *,
-    subjects: Literal[1, 2, 3] | None = None,
+    subjects: int | None = None,
     noisy: float = 0.0,
     pairs: Pairs = "train",
 ) -> Iterator[Scene]:

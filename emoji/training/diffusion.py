@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..tokenizer import MAX_LENGTH
 from .latents import Latents
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
 
 LEARNING_RATE: Final = 1.2e-3
 TEXT_RATE_SHARE: Final = 0.4
@@ -26,13 +26,18 @@ TAIL_SHARE: Final = 0.65
 The end token has seen the whole caption; left in from the start, it says everything, and the words are
 never attended.
 """
+EMBEDDING_GAIN: Final = 32.0
+"""How much larger than CLIP's the token embeddings start.
+
+Of the variance of the untrained encoder's output .91 is then word identity, not .30. With .30 the text was
+still ignored after 700 steps: right and shuffled captions gave the same loss.
+"""
 SNR_LIMIT: Final = 5.0
 AVERAGE_DECAY: Final = 0.9985
 
 
 def build_unet() -> nn.Module:
     """The UNet: 64, 128, 128 channels, cross-attention at 16 x 16, 8 x 8 and, in the middle, 4 x 4."""
-    from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=16,
@@ -48,9 +53,8 @@ def build_unet() -> nn.Module:
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The text encoder: CLIP's (Radford et al. 2021) with 128 channels and 4 layers."""
-    from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(
+    model = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=128,
@@ -64,11 +68,13 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(EMBEDDING_GAIN)
+    return model
 
 
-def build_scheduler() -> object:
+def build_scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise schedule (Rombach et al. 2022) in a `DDIMScheduler`."""
-    from diffusers import DDIMScheduler
 
     return DDIMScheduler(
         beta_start=0.00085,
@@ -84,7 +90,6 @@ class Generator(nn.Module):
     """UNet and text encoder, and the running average of both, which is what is sampled from and kept."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
-        from diffusers.models.attention_processor import AttnProcessor
 
         super().__init__()
         self.unet = build_unet()

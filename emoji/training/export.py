@@ -6,18 +6,16 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
+from torch import nn
+from transformers import CLIPTokenizer
 
 from ..tokenizer import write_tokenizer
 from .diffusion import build_scheduler
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, StableDiffusionPipeline
-    from torch import nn
-    from transformers import CLIPTokenizer
 
 SHEET_PROMPTS: Final = (
     "a frog", "a lion", "a red bow", "a blue car",
@@ -36,7 +34,6 @@ def assemble(
     unet: nn.Module, text_encoder: nn.Module, vae: AutoencoderKL, tokenizer: CLIPTokenizer
 ) -> StableDiffusionPipeline:
     """The parts as a `StableDiffusionPipeline` without safety checker."""
-    from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline(
         vae=vae,

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from jaxtyping import Float, Int64, UInt8
 from rich.progress import track
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from ..tokenizer import MAX_LENGTH
 from ..world import Pairs, Scene, scene, write_caption
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-    from transformers import CLIPTokenizer
 
 FORMS: Final = 6
 """Captions kept for each scene, each in a form and an order of its own."""
