@@ -1,0 +1,230 @@
+"""Carries out `heedful generate`: loads the model, draws each prompt plain and guided, asks the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from ..guidance import AttendAndExcite, GuidanceError, GuidedRun, RelativeStep, Span, StepLog, guide
+from .settings import GenerateSettings, Request, UsageError
+
+PLAIN, GUIDED = "plain", "guided"
+_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),  # as Stable Diffusion uses it
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "heun": ("HeunDiscreteScheduler", {}),
+}
+Watch = Callable[[str, int, int, "float | None"], None]
+"""`watch(what, done, total, loss)` is told of every denoising step; the loss is None until one is known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """One image, how it came about, and, on the embedded model, which words the judge sees in it."""
+
+    request: Request
+    seed: int
+    kind: str
+    image: Image.Image
+    run: GuidedRun
+    verdicts: tuple[str | None, ...] = ()
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The words that were watched or guided."""
+        return self.run.spans[0]
+
+
+def resolve(settings: GenerateSettings) -> GenerateSettings:
+    """Fill in what was left to the machine: device, dtype, threads, guidance scale, the folder's full path.
+
+    Raises:
+        UsageError: a device that is not there, or float16 on a CPU.
+    """
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = _device_type(device)
+    dtype = settings.dtype or ("float16" if kind == "cuda" else "float32")
+    if kind == "cpu" and dtype == "float16":
+        raise UsageError("float16 on a CPU is a thousand times slower than float32; take float32 or bfloat16")
+    scale = settings.guidance_scale
+    if scale is None:
+        scale = 5.0 if settings.model is None else 7.5
+    model = settings.model
+    if model is not None and Path(model).is_dir():
+        model = str(Path(model).resolve())
+    threads = settings.threads or torch.get_num_threads()
+    return replace(settings, device=device, dtype=dtype, guidance_scale=scale, model=model, threads=threads)
+
+
+def _device_type(device: str) -> str:
+    try:
+        kind = torch.device(device).type
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+        raise UsageError(
+            f'device "{device}" cannot be used here ({_one_line(problem)}); try cpu'
+        ) from problem
+    return kind
+
+
+def load(settings: GenerateSettings) -> StableDiffusionPipeline:
+    """The pipeline of resolved settings, its scheduler exchanged if asked for; safetensors only.
+
+    Raises:
+        UsageError: a model that is not there or is no Stable Diffusion.
+    """
+    dtype = getattr(torch, settings.dtype or "float32")
+    try:
+        pipe = _load_any(settings.model, settings.device, dtype)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as problem:
+        name = "the embedded model" if settings.model is None else f'the model "{settings.model}"'
+        raise UsageError(
+            f"cannot load {name}: {_one_line(problem)}; --model takes the folder or the hub id of a "
+            "Stable Diffusion in safetensors"
+        ) from problem
+    pipe.set_progress_bar_config(disable=True)
+    if settings.scheduler is not None:
+        name, options = _SCHEDULERS[settings.scheduler]
+        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **options)
+    return pipe
+
+
+def _load_any(model: str | None, device: str | None, dtype: torch.dtype) -> StableDiffusionPipeline:
+    if model is None:
+        from ..emoji import load_pipeline
+
+        return load_pipeline(device=device, dtype=dtype)
+    if Path(model).is_dir() and not (Path(model) / "model_index.json").is_file():
+        raise ValueError("the folder has no model_index.json")
+    return StableDiffusionPipeline.from_pretrained(model, dtype=dtype, use_safetensors=True).to(device)
+
+
+def own_size(pipe: StableDiffusionPipeline) -> tuple[int, int]:
+    """The (width, height) in pixels that the model was made for."""
+    sides = pipe.unet.config.sample_size
+    height, width = (sides, sides) if isinstance(sides, int) else sides
+    return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+
+
+def check_words(pipe: StableDiffusionPipeline, requests: Sequence[Request]) -> None:
+    """Find every word before anything is drawn, so that a typing error in the last prompt shows at once.
+
+    Raises:
+        GuidanceError: a word that its prompt does not hold.
+    """
+    for request in requests:
+        AttendAndExcite(words=request.words).spans(pipe.tokenizer, [request.prompt], 1)
+
+
+def draw(
+    pipe: StableDiffusionPipeline, settings: GenerateSettings, watch: Watch = lambda *_: None
+) -> Iterator[Drawing]:
+    """Yield each prompt's images seed by seed, the plain one first if it is wanted.
+
+    Each image is drawn alone from its own seed, so that no image depends on which others were asked for.
+
+    Raises:
+        GuidanceError: what guidance refuses.
+        UsageError: what the pipeline refuses, or too little memory.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    judge = _judge(settings)
+    for request in settings.requests:
+        for seed in settings.seeds:
+            for kind in (PLAIN, GUIDED) if settings.compare else (GUIDED,):
+                drawing = _draw_one(pipe, settings, request, seed, kind, watch)
+                yield replace(drawing, verdicts=judge(drawing)) if judge else drawing
+
+
+def _draw_one(
+    pipe: StableDiffusionPipeline,
+    settings: GenerateSettings,
+    request: Request,
+    seed: int,
+    kind: str,
+    watch: Watch,
+) -> Drawing:
+    title = f"{kind}, seed {seed}: {request.prompt}"
+    loss: float | None = None
+
+    def probed(step: StepLog) -> None:
+        nonlocal loss
+        loss = step.losses[0]
+
+    def stepped(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        watch(title, index + 1, pipe.num_timesteps, loss)
+        return tensors
+
+    width, height = settings.size or own_size(pipe)
+    with _ToldPlainly(), guide(pipe, _objective(request, kind), progress=probed) as session:
+        image = pipe(
+            request.prompt,
+            width=width,
+            height=height,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            callback_on_step_end=stepped,
+        ).images[0]
+    return Drawing(request, seed, kind, image, session.run)
+
+
+def _objective(request: Request, kind: str) -> AttendAndExcite:
+    objective = AttendAndExcite(words=request.words)
+    if kind == GUIDED:
+        return objective
+    # A step of no length only looks: the image is the bare pipeline's, and its attention can be compared.
+    return replace(objective, step=RelativeStep(0.0), max_refinements=0)
+
+
+class _ToldPlainly:
+    """Turns what a pipeline refuses, and running out of memory, into one line."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: Any, problem: BaseException | None, _trace: Any) -> None:
+        if isinstance(problem, torch.OutOfMemoryError):
+            raise UsageError("out of memory; take a smaller --size, or --dtype float16 on a GPU") from problem
+        if isinstance(problem, ValueError) and not isinstance(problem, GuidanceError):
+            raise UsageError(f"the pipeline refused: {_one_line(problem)}") from problem
+
+
+def _judge(settings: GenerateSettings) -> Callable[[Drawing], tuple[str | None, ...]] | None:
+    """What says *heeded* or *neglected* of each word; None for images of another world than the judge's."""
+    if settings.model is not None:
+        return None
+    from ..emoji import load_judge
+
+    judge = load_judge(device=settings.device)
+
+    def verdicts(drawing: Drawing) -> tuple[str | None, ...]:
+        sighting = judge([drawing.image])[0]
+        return tuple(_verdict(sighting, span) for span in drawing.spans)
+
+    return verdicts
+
+
+def _verdict(sighting: Any, span: Span) -> str | None:
+    """None for words outside the judge's vocabulary, and for a second frog: it does not count."""
+    label = " ".join(span.text.lower().split())
+    if label not in sighting.scores or span.occurrence > 1:
+        return None
+    return "heeded" if sighting.sees(label) else "neglected"
+
+
+def _one_line(problem: BaseException) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    text = lines[0] if lines else type(problem).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,159 @@
+"""The comparison from end to end on the tiny pipeline: counts, rows that are kept, tables that are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import heedful.emoji
+import pytest
+from diffusers import StableDiffusionPipeline
+from heedful.emoji import Sighting
+from heedful.emoji.prompts import Prompt, single_prompts
+from heedful.emoji.vocabulary import LABELS
+from heedful.scripts import emoji_methods
+from heedful.scripts.emoji_figures import BEGIN, END
+from heedful.scripts.emoji_methods import METHODS, TITLES, Operations, Prices, Setting, seeded
+from heedful.scripts.evaluate_emoji import METHODS as NAMES
+from heedful.scripts.evaluate_emoji import app
+from PIL.Image import Image
+from typer.testing import CliRunner
+
+CAT = next(prompt for prompt in single_prompts() if prompt.text == "a cat")
+PAIR = Prompt("a cat and a red bow", (("cat", None), ("bow", "red")), "animal-object")
+SETTING = Setting(steps=5, step_size=5.0)
+
+
+def judged(images: Sequence[Image]) -> list[Sighting]:
+    """Sees a cat, and a bow that is not red, in every image."""
+    return [Sighting({label: float(label in ("cat", "bow")) for label in LABELS}) for _ in images]
+
+
+@pytest.fixture
+def offline(
+    monkeypatch: pytest.MonkeyPatch, tiny_pipeline: StableDiffusionPipeline
+) -> StableDiffusionPipeline:
+    tiny_pipeline.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(heedful.emoji, "load_judge", lambda device: judged)
+    monkeypatch.setattr(emoji_methods, "load", lambda model, device: tiny_pipeline)
+    return tiny_pipeline
+
+
+def test_the_methods_of_the_command_are_those_that_there_are():
+    assert NAMES == tuple(METHODS) == tuple(TITLES)
+
+
+def test_plain_sampling_costs_two_forwards_a_step_whatever_the_batch(tiny_pipeline: StableDiffusionPipeline):
+    prices = Prices.measure(tiny_pipeline)
+    for batch in ([PAIR], [PAIR, CAT, CAT]):
+        with Operations() as counted:
+            METHODS["plain"](tiny_pipeline, SETTING, batch, seeded(range(len(batch))))
+
+        assert prices.forwards(counted.total, len(batch)) == pytest.approx(10, rel=1e-6)
+
+
+def test_guidance_costs_more_than_plain_sampling_and_less_than_diffusers(
+    tiny_pipeline: StableDiffusionPipeline,
+):
+    prices = Prices.measure(tiny_pipeline)
+    costs = {}
+    for method in ("diffusers", "paper"):
+        with Operations() as counted:
+            METHODS[method](tiny_pipeline, SETTING, [PAIR], seeded([0]))
+        costs[method] = prices.forwards(counted.total, 1)
+
+    assert 10 < costs["paper"] < costs["diffusers"]
+
+
+def test_the_parity_preset_draws_what_diffusers_draws(tiny_pipeline: StableDiffusionPipeline):
+    import numpy as np
+
+    drawn = {
+        method: np.asarray(METHODS[method](tiny_pipeline, SETTING, [PAIR], seeded([3]))[0], dtype=int)
+        for method in ("plain", "diffusers", "paper")
+    }
+
+    assert abs(drawn["paper"] - drawn["diffusers"]).max() <= 1
+    assert abs(drawn["paper"] - drawn["plain"]).max() > 1, "this comparison could not fail"
+
+
+def test_rows_are_kept_and_only_what_is_missing_is_drawn(offline: StableDiffusionPipeline, tmp_path: Path):
+    arguments = [
+        "run",
+        "--limit",
+        "1",
+        "--seeds",
+        "1",
+        "--steps",
+        "5",
+        "--out",
+        str(tmp_path),
+        "--method",
+        "plain",
+    ]
+    document = tmp_path / "benchmarks.md"
+    document.write_text(f"{BEGIN}\n{END}\n")
+
+    first = CliRunner().invoke(app, arguments)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    offline.unet = None  # whatever is drawn anew fails
+    again = CliRunner().invoke(app, [*arguments, "--write", str(document)])
+
+    assert (first.exit_code, again.exit_code) == (0, 0), first.output + again.output
+    assert [row["set"] for row in rows] == ["held-out", "seen", "single"]
+    assert all(row["forwards"] == pytest.approx(10, rel=1e-6) for row in rows)
+    assert len(list((tmp_path / "images" / "plain").iterdir())) == 3
+    assert "plain sampling" in document.read_text()
+
+
+def test_rows_of_other_settings_are_not_mixed(offline: StableDiffusionPipeline, tmp_path: Path):
+    arguments = [
+        "run",
+        "--limit",
+        "1",
+        "--seeds",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--method",
+        "plain",
+        "--steps",
+    ]
+    CliRunner().invoke(app, [*arguments, "5"])
+
+    other = CliRunner().invoke(app, [*arguments, "6"])
+
+    assert other.exit_code == 2
+    assert "give another --out" in " ".join(other.output.replace("│", " ").split())
+
+
+def test_tuning_draws_other_prompts_with_other_seeds(offline: StableDiffusionPipeline, tmp_path: Path):
+    arguments = [
+        "tune",
+        "--step-size",
+        "2",
+        "--prompts",
+        "1",
+        "--seeds",
+        "1",
+        "--steps",
+        "5",
+        "--out",
+        str(tmp_path),
+    ]
+
+    result = CliRunner().invoke(app, arguments)
+
+    assert result.exit_code == 0, result.output
+    (line,) = (tmp_path / "paper-2" / "rows.jsonl").read_text().splitlines()
+    assert (json.loads(line)["seed"], json.loads(line)["set"]) == (1000, "tuning")
+
+
+def test_an_unknown_method_is_refused_with_the_choices():
+    result = CliRunner().invoke(app, ["run", "--method", "magic"])
+
+    assert result.exit_code == 2
+    assert "no method magic; there are: plain, diffusers, paper, default" in " ".join(
+        result.output.replace("│", " ").split()
+    )
