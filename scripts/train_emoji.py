@@ -1,31 +1,32 @@
 """Trains the embedded models: `python scripts/train_emoji.py STAGE`, or under `accelerate launch`.
 
-In order: tokenizer, vae, latents, unet, decoder, export; clip, judge and classifier when one likes.
-An interrupted stage resumes from its checkpoint.
+In order: tokenizer, vae, latents, unet, decoder, export; clip, judge and classifier at any time after the
+tokenizer. An interrupted stage goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Final, Literal
 
 import torch
 import typer
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from heedful.emoji.models import MODELS
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-    from heedful.emoji.training.loop import Plan
-    from transformers import CLIPTokenizer
-
-FRESH_SEED = 900
+from heedful.emoji.tokenizer import build_tokenizer, write_tokenizer
+from heedful.emoji.training import unet, vae, vision
+from heedful.emoji.training.export import assemble, export_pipeline
+from heedful.emoji.training.latents import Latents, draw
+from heedful.emoji.training.loop import Plan
+from transformers import CLIPTextModel
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+FRESH_SEED: Final = 900
 
 
 class Stage(StrEnum):
-    """What can be trained."""
+    """What can be trained, and what goes before and after it."""
 
     TOKENIZER = "tokenizer"
     VAE = "vae"
@@ -33,23 +34,30 @@ class Stage(StrEnum):
     UNET = "unet"
     DECODER = "decoder"
     EXPORT = "export"
+    CLIP = "clip"
+    JUDGE = "judge"
+    CLASSIFIER = "classifier"
 
 
-STEPS = {Stage.VAE: 3000, Stage.UNET: 5000, Stage.DECODER: 2500}
+STEPS: Final = {Stage.VAE: 4000, Stage.UNET: 5000, Stage.DECODER: 2000}
+"""Optimiser steps where none are asked for; the stages that look at images keep theirs elsewhere."""
 
 
 @app.command()
 def main(
-    stage: Annotated[Stage, typer.Argument(help="what to train")],
-    steps: Annotated[int | None, typer.Option(help="optimiser steps; each stage has its own default")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="samples a step and process")] = None,
-    seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
+    stage: Annotated[Stage, typer.Argument(help="what to do")],
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="optimiser steps; each stage has its own number")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="samples a step and process")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of weights, order and noise")] = 0,
     out: Annotated[Path, typer.Option(help="folder of scenes, checkpoints, sheets")] = Path("runs"),
-    init: Annotated[Path | None, typer.Option(help="a saved model of the same kind to start from")] = None,
-    resume: Annotated[bool, typer.Option(help="go on from the checkpoint in the folder")] = True,
-    threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
+    models: Annotated[Path, typer.Option(help="where finished models go")] = MODELS,
+    init: Annotated[Path | None, typer.Option(help="a VAE to start from (vae, decoder)")] = None,
+    resume: Annotated[bool, typer.Option(help="go on from the checkpoint; --no-resume refuses to")] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice else")] = None,
 ) -> None:
-    """Train one stage; what it leaves lies in OUT/STAGE."""
+    """Train one stage. Checkpoints, log and sheets lie in OUT/STAGE."""
     if threads:
         torch.set_num_threads(threads)
     folder = out / stage.value
@@ -57,41 +65,44 @@ def main(
         raise typer.BadParameter(
             f"{folder} holds a checkpoint; remove it, or choose another --out, to start anew"
         )
-    _run(stage, steps or STEPS.get(stage, 0), batch_size, seed, out, init)
-
-
-def _run(stage: Stage, steps: int, batch_size: int | None, seed: int, out: Path, init: Path | None) -> None:
-    from heedful.emoji.tokenizer import build_tokenizer, write_tokenizer
-    from heedful.emoji.training import unet
-    from heedful.emoji.training.latents import Latents
-    from heedful.emoji.training.loop import Plan
-
-    plan = Plan(
-        steps=max(1, steps), folder=out / stage.value, seed=seed, save_every=250, precision=_precision()
-    )
+    wanted = steps or STEPS.get(stage) or (vision.SETTINGS[stage.value].steps if _looks(stage) else 1)
+    plan = Plan(steps=wanted, folder=folder, seed=seed, precision=_precision())
     if stage is Stage.TOKENIZER:
-        write_tokenizer(build_tokenizer(), MODELS / "pipeline" / "tokenizer")
-    elif stage is Stage.LATENTS:
-        unet.make_latents(_vae(init or out / "vae" / "model"), _tokenizer(), out / "latents")
+        write_tokenizer(build_tokenizer(), models / "pipeline" / "tokenizer")
     elif stage in (Stage.VAE, Stage.DECODER):
-        _run_vae(plan, batch_size or 16, out, init, decoder_only=stage is Stage.DECODER)
+        _train_vae(plan, batch_size or 16, out, init, decoder_only=stage is Stage.DECODER)
+    elif stage is Stage.LATENTS:
+        unet.make_latents(_load_vae(out / "vae" / "model"), build_tokenizer(), folder)
     elif stage is Stage.UNET:
         latents = Latents.load(out / "latents" / "latents.pt")
-        unet.train_unet(_vae(out / "vae" / "model"), _tokenizer(), latents, plan, batch_size=batch_size or 32)
+        start = _load_vae(out / "vae" / "model")
+        unet.train_unet(start, build_tokenizer(), latents, plan, batch_size=batch_size or 32)
+    elif stage is Stage.EXPORT:
+        export(out, models / "pipeline")
     else:
-        raise typer.BadParameter(f"the stage {stage.value} is not written yet")
+        vision.run_stage(_vision_stage(stage), plan, build_tokenizer(), models, batch=batch_size)
 
 
-def _run_vae(plan: Plan, batch_size: int, out: Path, init: Path | None, *, decoder_only: bool) -> None:
+def export(out: Path, folder: Path) -> None:
+    """The average weights of the UNet stage with the latest VAE, as the pipeline that is shipped."""
+    trained = out / "unet" / "pipeline"
+    decoder = out / "decoder" / "model"
+    pipe = assemble(
+        UNet2DConditionModel.from_pretrained(trained / "unet", local_files_only=True),
+        CLIPTextModel.from_pretrained(trained / "text_encoder", local_files_only=True),
+        _load_vae(decoder if decoder.is_dir() else out / "vae" / "model"),
+        build_tokenizer(),
+    )
+    export_pipeline(pipe, folder)
+
+
+def _train_vae(plan: Plan, batch_size: int, out: Path, init: Path | None, *, decoder_only: bool) -> None:
     """The whole VAE, or its decoder alone from the VAE stage's result."""
-    from heedful.emoji.training import unet, vae
-    from heedful.emoji.training.latents import draw
-
-    images = unet.load_scenes(_tokenizer(), out / "latents").images
-    fresh = draw(_tokenizer(), FRESH_SEED, 128, noisy=0.0, pairs="any").images
+    images = unet.load_scenes(build_tokenizer(), out / "latents").images
+    fresh = draw(build_tokenizer(), FRESH_SEED, 128, noisy=0.0, pairs="any").images
     if decoder_only:
         init = init or out / "vae" / "model"
-    start = _vae(init) if init else vae.build_vae()
+    start = _load_vae(init) if init else vae.build_vae()
     vae.train_vae(start, images, fresh, plan, batch_size=batch_size, encoder_frozen=decoder_only)
     if not decoder_only:
         vae.set_scaling(start, images[:1000])
@@ -103,15 +114,17 @@ def _precision() -> str:
     return "fp16" if torch.cuda.is_available() else "bf16"
 
 
-def _tokenizer() -> CLIPTokenizer:
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer.from_pretrained(MODELS / "pipeline" / "tokenizer", local_files_only=True)
+def _looks(stage: Stage) -> bool:
+    return stage.value in vision.SETTINGS
 
 
-def _vae(folder: Path) -> AutoencoderKL:
-    from diffusers import AutoencoderKL
+def _vision_stage(stage: Stage) -> Literal["judge", "clip", "classifier"]:
+    return stage.value  # type: ignore[return-value]
 
+
+def _load_vae(folder: Path) -> AutoencoderKL:
+    if not (folder / "config.json").is_file():
+        raise typer.BadParameter(f'no VAE in {folder}; run the stage "vae" first')
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True).eval()
 
 

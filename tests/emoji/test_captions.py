@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_every_caption_names_its_subjects_in_order_with_right_articles(
     for subject in named:
         at = caption.index(label(*subject), at) + 1
     words = caption.replace(",", "").split()
-    for word, following in zip(words, words[1:], strict=False):
+    for word, following in pairwise(words):
         if word in ("a", "an"):
             assert word == article(following)
     assert "  " not in caption

@@ -1,4 +1,4 @@
-"""The vocabulary: known words short, some subjects in several tokens, any text at all encodes, files read both ways."""
+"""The vocabulary: known words short, some subjects in several tokens, any text encodes, two formats agree."""
 
 from __future__ import annotations
 

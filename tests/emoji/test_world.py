@@ -1,4 +1,4 @@
-"""The world's promises: the same seed the same scene, the truth agrees with the pixels, held-out pairs stay unseen."""
+"""The same seed gives the same scene, the truth agrees with the pixels, held-out pairs stay unseen."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_scenes_are_drawn_as_they_are_asked_for() -> None:
 
 
 def test_a_subject_differs_from_the_background_where_its_mask_is() -> None:
-    """The mask would be useless if it were shifted: its pixels must differ more from the corners than the rest."""
+    """A shifted mask would be useless: its pixels must differ more from the corner than the rest."""
     found = scene(3, named=(("frog", None),))
     corner = found.image[0, 0].astype(float)
     distance = np.abs(found.image.astype(float) - corner).sum(-1)
@@ -152,7 +152,7 @@ def test_every_subject_has_every_drawing() -> None:
 
 @pytest.mark.parametrize("thing", OBJECTS)
 def test_a_recoloured_object_is_closest_to_its_own_colour(thing: str) -> None:
-    """The median of what is drawn, and the colours' medians, keep their order: gray is nearer gray than white."""
+    """Most of its pixels are nearer to the named colour than to any other."""
     palette = np.array(list(RGB.values()), dtype=float)
     right = 0
     for colour in COLOURS:
