@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from jaxtyping import Bool
 from PIL import Image
 
@@ -16,9 +17,6 @@ from .models import load_classifier, load_clip, load_pipeline
 from .prompts import Prompt, held_out_prompts, seen_prompts, single_prompts
 from .vocabulary import LABELS, SUBJECTS, label
 from .world import Scene, scenes
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
 
 SEED: Final = 7_000
 """Scenes of this seed and the next few are drawn for measuring alone."""
@@ -116,7 +114,7 @@ def measure_sampling(
 ) -> tuple[list[Figure], list[Sampled]]:
     """What plain sampling shows: single subjects, held-out pairs and as many seen pairs, each `rounds` times.
 
-    30 DDIM steps, guidance scale 5, the prompts of `prompts`; image i of a kind is sampled from seed `seed` + i.
+    30 DDIM steps, guidance scale 5; image i of a kind is sampled from seed `seed` + i.
     """
     pipe, judge = load_pipeline(), load_judge()
     held_out = held_out_prompts()

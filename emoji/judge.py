@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from transformers import ViTForImageClassification
 
 from .models import default_dtype, model_folder
 from .vocabulary import SUBJECTS
-
-if TYPE_CHECKING:
-    from transformers import ViTForImageClassification
 
 __all__ = ["Judge", "Sighting", "load_judge", "to_tensor"]
 
@@ -110,8 +108,6 @@ def load_judge(device: str | torch.device | None = None, dtype: torch.dtype | No
         device: where it goes; None is the CPU.
         dtype: None takes float16 on CUDA and float32 elsewhere.
     """
-    from transformers import ViTForImageClassification
-
     dtype = dtype or default_dtype(device)
     model = ViTForImageClassification.from_pretrained(
         model_folder("judge"), dtype=dtype, local_files_only=True

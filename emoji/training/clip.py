@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from ..captions import Named, write_caption
 from ..tokenizer import MAX_LENGTH
@@ -18,9 +18,6 @@ from .degrade import degrade
 from .labelled import MOST_SUBJECTS, NOBODY, Batch, Labelled, label_matrix, make_batch
 from .loop import Plan, run
 from .vit import Shape, Taught, optimizers_for
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 COLOUR_NAMED_SHARE: Final = 0.65
 POOL: Final = 9
@@ -73,18 +70,21 @@ class TaughtClip(nn.Module):
         self, batch: Batch, tokens: dict[str, Tensor], told: Float[Tensor, "scene label"]
     ) -> tuple[Tensor, dict[str, float]]:
         """The contrastive loss and those of the heads together, and the figures to show."""
+        device = self.clip.device
+        batch, told = batch.to(device), told.to(device)
         vision = self.clip.vision_model(batch.pixels, output_hidden_states=True)
-        text = self.clip.text_model(**tokens)
+        text = self.clip.text_model(**{name: ids.to(device) for name, ids in tokens.items()})
         images = functional.normalize(self.clip.visual_projection(vision.pooler_output).float(), dim=-1)
         texts = functional.normalize(self.clip.text_projection(text.pooler_output).float(), dim=-1)
         logits = self.clip.logit_scale.float().clamp(max=4.6).exp() * images @ texts.T
-        contrast = contrastive_loss(logits, fits(batch.labels, told))
+        true = fits(batch.labels, told)
+        contrast = contrastive_loss(logits, true)
         dense = self.patches.dense_loss(vision.hidden_states[-2][:, 1:], batch)
         heads = ((self.shown(vision.pooler_output), batch.labels), (self.told(text.pooler_output), told))
         labels = sum(functional.binary_cross_entropy_with_logits(a.float(), b) for a, b in heads)
         labels = labels * len(LABELS)
         first = logits.argmax(1)
-        right = fits(batch.labels, told)[torch.arange(len(first)), first].float().mean()
+        right = true[torch.arange(len(first)), first].float().mean()
         figures = {"contrast": contrast, "dense": dense, "labels": labels, "right": right}
         loss = 2.0 * contrast + 5.0 * dense + 0.2 * labels
         return loss, {name: figure.item() for name, figure in figures.items()}
@@ -195,11 +195,11 @@ def retrieval(
     captions, told = tell(fresh, torch.arange(len(fresh)), seed)
     right = []
     for rows in distinct_groups(fresh, told, size):
-        pixels = fresh.images[rows].permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        pixels = (fresh.images[rows].permute(0, 3, 1, 2).float() / 127.5 - 1.0).to(clip.device)
         images = functional.normalize(clip.visual_projection(clip.vision_model(pixels).pooler_output), dim=-1)
-        tokens = tokenizer([captions[row] for row in rows], padding=True, return_tensors="pt")
+        tokens = tokenizer([captions[row] for row in rows], padding=True, return_tensors="pt").to(clip.device)
         texts = functional.normalize(clip.text_projection(clip.text_model(**tokens).pooler_output), dim=-1)
-        right.append((images @ texts.T).argmax(1) == torch.arange(size))
+        right.append((images @ texts.T).argmax(1).cpu() == torch.arange(size))
     if not right:
         raise ValueError(
             f"{len(fresh)} scenes do not make one group of {size} distinct captions; draw more scenes"

@@ -56,6 +56,10 @@ class Batch:
     patch_colours: Float[Tensor, "scene patch colour"]
     rows: Int64[Tensor, "scene"]
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
 
 def draw_labelled(seed: int, counts: dict[int | None, int], *, pairs: Pairs = "any") -> Labelled:
     """Draw scenes: `counts` says how many of one, two, three or (None) the world's own number of subjects."""

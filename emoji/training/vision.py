@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from torch import nn
+from transformers import CLIPTokenizer, ViTForImageClassification
 
 from ..world import Pairs
 from .clip import train_clip
@@ -15,9 +16,6 @@ from .export import ask_for_float32
 from .labelled import Labelled, draw_labelled
 from .loop import Plan
 from .vit import Shape, train_vit
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer, ViTForImageClassification
 
 Stage = Literal["judge", "clip", "classifier"]
 
@@ -40,9 +38,9 @@ class Settings:
 
 
 SETTINGS: Final[dict[Stage, Settings]] = {
-    "judge": Settings(2500, 64, 11, {1: 3000, 2: 8000, 3: 5000}, 71, "any"),
-    "clip": Settings(2000, 96, 12, {1: 2000, 2: 9000, 3: 2000}, 80, "train", fresh={2: 400}),
-    "classifier": Settings(800, 64, 13, {1: 8000}, 60, "any", Shape(layers=4), fresh={1: 500}),
+    "judge": Settings(2000, 64, 11, {1: 3000, 2: 8000, 3: 5000}, 71, "any"),
+    "clip": Settings(1100, 96, 12, {1: 2000, 2: 9000, 3: 2000}, 80, "train", fresh={2: 400}),
+    "classifier": Settings(500, 64, 13, {1: 8000}, 60, "any", Shape(layers=4), fresh={1: 500}),
 }
 FRESH_SEED: Final = 90_001
 

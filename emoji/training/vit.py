@@ -79,6 +79,7 @@ class Taught(nn.Module):
 
     def forward(self, batch: Batch, task: Task) -> tuple[Tensor, dict[str, float]]:
         """The loss of both kinds of heads together, and the figures to show."""
+        batch = batch.to(self.names.weight.device)
         seen = self.vit(batch.pixels, output_hidden_states=True)
         logits = seen.logits.float()
         if task == "judge":
@@ -143,7 +144,7 @@ def exact_match(
         truths, subjects, everything = label_matrix(fresh, torch.arange(len(fresh))), [], []
         for at in range(0, len(fresh), 250):
             pixels = fresh.images[at : at + 250].permute(0, 3, 1, 2).float() / 127.5 - 1.0
-            logits = model(degrade(pixels, generator, share)).logits
+            logits = model(degrade(pixels, generator, share).to(model.device)).logits.cpu()
             truth = truths[at : at + 250]
             if task == "classifier":
                 subjects.append(logits.argmax(1) == truth[:, : len(SUBJECTS)].argmax(1))
