@@ -81,8 +81,8 @@ class TaughtClip(nn.Module):
         contrast = contrastive_loss(logits, true)
         dense = self.patches.dense_loss(vision.hidden_states[-2][:, 1:], batch)
         heads = ((self.shown(vision.pooler_output), batch.labels), (self.told(text.pooler_output), told))
-        labels = sum(functional.binary_cross_entropy_with_logits(a.float(), b) for a, b in heads)
-        labels = labels * len(LABELS)
+        by_head = [functional.binary_cross_entropy_with_logits(a.float(), b) for a, b in heads]
+        labels = torch.stack(by_head).sum() * len(LABELS)
         first = logits.argmax(1)
         right = true[torch.arange(len(first)), first].float().mean()
         figures = {"contrast": contrast, "dense": dense, "labels": labels, "right": right}

@@ -65,7 +65,7 @@ def draw_labelled(seed: int, counts: dict[int | None, int], *, pairs: Pairs = "a
     """Draw scenes: `counts` says how many of one, two, three or (None) the world's own number of subjects."""
     drawn: list[Scene] = []
     for number, count in counts.items():
-        drawn += scenes(seed * 10 + (number or 0), count, subjects=number, pairs=pairs)  # type: ignore[arg-type]
+        drawn += scenes(seed * 10 + (number or 0), count, subjects=number, pairs=pairs)
     return pack(drawn)
 
 
@@ -81,7 +81,8 @@ def pack(drawn: list[Scene]) -> Labelled:
             slots[row][subject.mask] = slot
     images = torch.from_numpy(np.stack([scene.image for scene in drawn]))
     captions = tuple(scene.caption for scene in drawn)
-    return Labelled(images, *map(torch.from_numpy, (slots, names, colours)), captions)
+    truth = (torch.from_numpy(slots), torch.from_numpy(names), torch.from_numpy(colours))
+    return Labelled(images, *truth, captions)
 
 
 def label_matrix(data: Labelled, rows: Int64[Tensor, "scene"]) -> Float[Tensor, "scene label"]:

@@ -105,7 +105,8 @@ def _patchwise(logits: Tensor, truth: Float[Tensor, "scene patch share"]) -> Flo
 
 def optimizers_for(model: nn.Module, rate: float, decay: float = 0.05) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the layers' matrices, AdamW for embeddings, heads, norms and biases."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inner = parameter.ndim == 2 and "embed" not in name and ".layer" in name
         (matrices if inner else others).append(parameter)
