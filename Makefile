@@ -11,7 +11,7 @@ TYPES := build/types
 # Nothing here may wait for a network: the models are in the repository.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format clean types
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -21,10 +21,11 @@ demo: $(VENV)/.runs ## Install, then draw "a cat and a frog" plain and guided in
 test: $(VENV)/.develops ## Install what development needs, then run the tests (ARGS="-k name" to choose)
 	$(OFFLINE) $(PYTHON) -m pytest $(ARGS)
 
-lint: $(VENV)/.develops $(TYPES) ## Check style, format and types
+lint: $(VENV)/.develops types ## Check style, format and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	cd $(TYPES) && MYPYPATH=. $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml -p heedful
+	cd $(TYPES) && MYPYPATH=. $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache -p heedful
 
 format: $(VENV)/.develops ## Put the code into the project's format
 	$(VENV)/bin/ruff check --fix .
@@ -45,8 +46,11 @@ $(VENV)/.develops: pyproject.toml constraints.txt | $(PYTHON)
 	$(PIP_INSTALL) -e '.[dev]'
 	touch $@ $(VENV)/.runs
 
-# A type checker follows folders, not the editable install's finder: give it the rooms as it expects them.
-$(TYPES): $(MAKEFILE_LIST)
-	rm -rf $@
-	mkdir -p $@/heedful
-	for room in $(ROOMS); do ln -s ../../../$$room $@/heedful/$$room; done
+# A type checker follows folders, not the editable install's finder: give it the rooms as it expects them,
+# and their code alone (the folder emoji/models holds weights and would hide emoji/models.py).
+types:
+	rm -rf $(TYPES)
+	for file in $$(find $(ROOMS) -name '*.py'); do \
+		mkdir -p "$(TYPES)/heedful/$$(dirname $$file)"; \
+		ln -s "$(CURDIR)/$$file" "$(TYPES)/heedful/$$file"; \
+	done

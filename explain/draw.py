@@ -152,9 +152,9 @@ class _Layout:
 
     def tiles(self, row: Sequence[Tile | None]) -> Image.Image:
         """One row of pictures, each with its caption under it."""
-        shown = [tile and (self._fitted(tile.image), self._caption(tile)) for tile in row]
-        tallest = max((image.height for image, _ in filter(None, shown)), default=0)
-        lines = max((len(caption) for _, caption in filter(None, shown)), default=0)
+        shown = [(self._fitted(tile.image), self._caption(tile)) if tile else None for tile in row]
+        tallest = max((entry[0].height for entry in shown if entry), default=0)
+        lines = max((len(entry[1]) for entry in shown if entry), default=0)
         height = tallest + self.line * lines + self.margin
         block = Image.new("RGB", (max(1, self.step * len(row)), height), PAPER)
         for place, entry in enumerate(shown):

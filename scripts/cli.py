@@ -223,7 +223,9 @@ def _progress(settings: GenerateSettings) -> Iterator[Watch]:
 
         def watch(what: str, done: int, total: int, loss: float | None) -> None:
             shown = "" if loss is None else f"loss {loss:.3f}"
-            bars.update(steps, description=escape(printable(what)[:60]), completed=done, total=total, loss=shown)
+            bars.update(
+                steps, description=escape(printable(what)[:60]), completed=done, total=total, loss=shown
+            )
             if done == total:
                 bars.advance(whole)
 
@@ -245,7 +247,9 @@ def _print_words(drawings: Sequence[Drawing]) -> None:
         for drawing in shown:
             for report in word_reports(drawing):
                 verdict = [report.verdict or "not known"] if judged else []
-                table.add_row(str(drawing.seed), drawing.kind, escape(printable(report.word)), str(report), *verdict)
+                table.add_row(
+                    str(drawing.seed), drawing.kind, escape(printable(report.word)), str(report), *verdict
+                )
         console.print(table)
 
 

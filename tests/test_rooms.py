@@ -1,4 +1,4 @@
-"""The rooms know each other only downwards, importing one stays light, and the wheel lacks none of their folders."""
+"""The rooms know each other only downwards, importing one stays light, the wheel lacks none of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULES = [(room, path) for room in KNOWS for path in sorted((ROOT / room).rglob
 
 
 def rooms_imported(source: str, package: tuple[str, ...]) -> set[str]:
-    """The rooms that a module in `package` (such as ("emoji", "training")) imports, relatively or by full name."""
+    """The rooms that a module in `package` (such as ("emoji", "training")) imports."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
