@@ -146,7 +146,11 @@ def _carry_out(
     done = {(row["method"], row["prompt"], row["seed"]) for row in rows}
     missing = [task for task in tasks if task.key not in done]
     if missing:
-        _write_all(file, rows)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if redo:
+            _write_all(
+                file, rows
+            )  # only then: two processes may share the file, each with methods of its own
         for row in _draw_and_judge(missing, setting, out, model, device, batch_size, threads):
             row["settings"] = settings
             with file.open("a", encoding="utf-8") as lines:
@@ -259,7 +263,6 @@ def _read(file: Path) -> list[figures.Row]:
 
 
 def _write_all(file: Path, rows: Sequence[figures.Row]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

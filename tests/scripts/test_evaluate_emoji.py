@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import heedful.emoji
+import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
 from heedful.emoji import Sighting
@@ -18,6 +19,7 @@ from heedful.scripts.emoji_methods import METHODS, TITLES, Operations, Prices, S
 from heedful.scripts.evaluate_emoji import METHODS as NAMES
 from heedful.scripts.evaluate_emoji import app
 from PIL.Image import Image
+from tiny import tiny_pipeline as build_tiny_pipeline
 from typer.testing import CliRunner
 
 CAT = next(prompt for prompt in single_prompts() if prompt.text == "a cat")
@@ -28,6 +30,12 @@ SETTING = Setting(steps=5, step_size=3000.0, refine=False)  # random weights har
 def judged(images: Sequence[Image]) -> list[Sighting]:
     """Sees a cat, and a bow that is not red, in every image."""
     return [Sighting({label: float(label in ("cat", "bow")) for label in LABELS}) for _ in images]
+
+
+@pytest.fixture
+def tiny_pipeline() -> StableDiffusionPipeline:
+    """Layers of 16x16 and 8x8, as in the embedded pipeline."""
+    return build_tiny_pipeline(sample_size=16)
 
 
 @pytest.fixture
@@ -53,45 +61,23 @@ def test_plain_sampling_costs_two_forwards_a_step_whatever_the_batch(tiny_pipeli
         assert prices.forwards(counted.total, len(batch)) == pytest.approx(10, rel=1e-6)
 
 
-def test_guidance_costs_more_than_plain_sampling_and_less_than_diffusers(
-    tiny_pipeline: StableDiffusionPipeline,
-):
+def test_the_parity_preset_draws_what_diffusers_draws_for_less(tiny_pipeline: StableDiffusionPipeline):
     prices = Prices.measure(tiny_pipeline)
-    costs = {}
-    for method in ("diffusers", "paper"):
+    drawn, cost = {}, {}
+    for method in ("plain", "diffusers", "paper"):
         with Operations() as counted:
-            METHODS[method](tiny_pipeline, SETTING, [PAIR], seeded([0]))
-        costs[method] = prices.forwards(counted.total, 1)
-
-    assert 10 < costs["paper"] < costs["diffusers"]
-
-
-def test_the_parity_preset_draws_what_diffusers_draws(tiny_pipeline: StableDiffusionPipeline):
-    import numpy as np
-
-    drawn = {
-        method: np.asarray(METHODS[method](tiny_pipeline, SETTING, [PAIR], seeded([3]))[0], dtype=int)
-        for method in ("plain", "diffusers", "paper")
-    }
+            images = METHODS[method](tiny_pipeline, SETTING, [PAIR], seeded([3]))
+        drawn[method] = np.asarray(images[0], dtype=int)
+        cost[method] = prices.forwards(counted.total, 1)
 
     assert abs(drawn["paper"] - drawn["diffusers"]).max() <= 1
     assert abs(drawn["paper"] - drawn["plain"]).max() > 1, "this comparison could not fail"
+    assert cost["plain"] == pytest.approx(10)
+    assert 10 < cost["paper"] < cost["diffusers"]
 
 
 def test_rows_are_kept_and_only_what_is_missing_is_drawn(offline: StableDiffusionPipeline, tmp_path: Path):
-    arguments = [
-        "run",
-        "--limit",
-        "1",
-        "--seeds",
-        "1",
-        "--steps",
-        "5",
-        "--out",
-        str(tmp_path),
-        "--method",
-        "plain",
-    ]
+    arguments = [*"run --limit 1 --seeds 1 --steps 5 --method plain".split(), "--out", str(tmp_path)]
     document = tmp_path / "benchmarks.md"
     document.write_text(f"{BEGIN}\n{END}\n")
 
@@ -105,21 +91,12 @@ def test_rows_are_kept_and_only_what_is_missing_is_drawn(offline: StableDiffusio
     assert all(row["forwards"] == pytest.approx(10, rel=1e-6) for row in rows)
     assert len(list((tmp_path / "images" / "plain").iterdir())) == 3
     assert "plain sampling" in document.read_text()
+    with pytest.raises(AttributeError):
+        CliRunner().invoke(app, [*arguments, "--redo", "plain"], catch_exceptions=False)
 
 
 def test_rows_of_other_settings_are_not_mixed(offline: StableDiffusionPipeline, tmp_path: Path):
-    arguments = [
-        "run",
-        "--limit",
-        "1",
-        "--seeds",
-        "1",
-        "--out",
-        str(tmp_path),
-        "--method",
-        "plain",
-        "--steps",
-    ]
+    arguments = [*"run --limit 1 --seeds 1 --method plain".split(), "--out", str(tmp_path), "--steps"]
     CliRunner().invoke(app, [*arguments, "5"])
 
     other = CliRunner().invoke(app, [*arguments, "6"])
@@ -130,16 +107,7 @@ def test_rows_of_other_settings_are_not_mixed(offline: StableDiffusionPipeline, 
 
 def test_tuning_draws_other_prompts_with_other_seeds(offline: StableDiffusionPipeline, tmp_path: Path):
     arguments = [
-        "tune",
-        "--no-refine",
-        "--step-size",
-        "2",
-        "--prompts",
-        "1",
-        "--seeds",
-        "1",
-        "--steps",
-        "5",
+        *"tune --no-refine --step-size 2 --prompts 1 --seeds 1 --steps 5".split(),
         "--out",
         str(tmp_path),
     ]
