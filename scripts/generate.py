@@ -207,7 +207,10 @@ def _judge(settings: GenerateSettings) -> Callable[[Drawing], tuple[str | None, 
         return None
     from ..emoji import load_judge
 
-    judge = load_judge(device=settings.device)
+    try:
+        judge = load_judge(device=settings.device)
+    except OSError as problem:
+        raise UsageError(f"cannot load the embedded judge: {_one_line(problem)}") from problem
 
     def verdicts(drawing: Drawing) -> tuple[str | None, ...]:
         sighting = judge([drawing.image])[0]
