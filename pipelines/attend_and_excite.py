@@ -86,12 +86,13 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
             host |= {"callback": callback, "callback_steps": callback_steps}
         arguments = inspect.signature(super().__call__).bind(**host)
         arguments.apply_defaults()
-        objective = AttendAndExcite(words)
+        objective, layers = AttendAndExcite(words), None
         if token_indices is not None:
+            layers = self._attention_grid(attn_res, height, width)
             objective = AttendAndExcite.paper(
                 token_indices, words, max_iter_to_alter=max_iter_to_alter, thresholds=thresholds, scale_factor=scale_factor
             )
-        guided = GuidedCall(self, objective, arguments.arguments, self._attention_grid(attn_res, height, width))
+        guided = GuidedCall(self, objective, arguments.arguments, layers)
         with guided.attached():
             output = super().__call__(**host)
         self.guided_run = guided.result()
