@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -56,6 +57,7 @@ def export_pipeline(pipe: StableDiffusionPipeline, folder: Path) -> None:
     half.save_pretrained(folder, safe_serialization=True)
     write_tokenizer(pipe.tokenizer, folder / "tokenizer")
     ask_for_float32(folder / "text_encoder" / "config.json")
+    _prefix_keys(folder / "text_encoder" / "model.safetensors", "text_model.")
     for config in folder.glob("*/config.json"):
         _forget_origin(config)
 
@@ -66,6 +68,13 @@ def ask_for_float32(config: Path) -> None:
     settings.pop("torch_dtype", None)
     settings["dtype"] = "float32"
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _prefix_keys(weights: Path, prefix: str) -> None:
+    """Give the weights the names of older transformers 5, which newer ones read too."""
+    named = load_file(weights)
+    renamed = {name if name.startswith(prefix) else prefix + name: tensor for name, tensor in named.items()}
+    save_file(renamed, weights, metadata={"format": "pt"})
 
 
 def _forget_origin(config: Path) -> None:

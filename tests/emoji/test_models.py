@@ -41,6 +41,11 @@ def test_the_pipeline_folder_loads_as_any_other_and_draws() -> None:
     assert np.asarray(image).std() > 5
 
 
+def test_the_text_encoder_s_weights_have_the_names_that_all_transformers_5_read() -> None:
+    with safe_open(MODELS / "pipeline" / "text_encoder" / "model.safetensors", "pt") as file:
+        assert all(name.startswith("text_model.") for name in file.keys())  # noqa: SIM118
+
+
 def test_load_pipeline_is_the_same_pipeline() -> None:
     pipe = load_pipeline()
     assert pipe.dtype == torch.float32
