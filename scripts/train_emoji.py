@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import torch
 import typer
@@ -65,8 +65,7 @@ def main(
         raise typer.BadParameter(
             f"{folder} holds a checkpoint; remove it, or choose another --out, to start anew"
         )
-    wanted = steps or STEPS.get(stage) or (vision.SETTINGS[stage.value].steps if _looks(stage) else 1)
-    plan = Plan(steps=wanted, folder=folder, seed=seed, precision=_precision())
+    plan = Plan(steps=steps or _default_steps(stage), folder=folder, seed=seed, precision=_precision())
     if stage is Stage.TOKENIZER:
         write_tokenizer(build_tokenizer(), models / "pipeline" / "tokenizer")
     elif stage in (Stage.VAE, Stage.DECODER):
@@ -114,11 +113,13 @@ def _precision() -> str:
     return "fp16" if torch.cuda.is_available() else "bf16"
 
 
-def _looks(stage: Stage) -> bool:
-    return stage.value in vision.SETTINGS
+def _default_steps(stage: Stage) -> int:
+    if stage in (Stage.CLIP, Stage.JUDGE, Stage.CLASSIFIER):
+        return vision.SETTINGS[_vision_stage(stage)].steps
+    return STEPS.get(stage, 1)
 
 
-def _vision_stage(stage: Stage) -> Literal["judge", "clip", "classifier"]:
+def _vision_stage(stage: Stage) -> vision.Stage:
     return stage.value  # type: ignore[return-value]
 
 

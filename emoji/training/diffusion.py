@@ -89,6 +89,8 @@ def build_scheduler() -> DDIMScheduler:
 class Generator(nn.Module):
     """UNet and text encoder, and the running average of both, which is what is sampled from and kept."""
 
+    empty: Tensor
+
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
 
         super().__init__()
@@ -131,6 +133,13 @@ class Generator(nn.Module):
             {"params": self.text_encoder.parameters(), "lr": LEARNING_RATE * TEXT_RATE_SHARE},
         ]
         return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-2)
+
+
+def _bare(model: nn.Module) -> Generator:
+    """The generator out of what a distributed run wraps it in."""
+    bare = getattr(model, "module", model)
+    assert isinstance(bare, Generator)
+    return bare
 
 
 def _empty_prompt(tokenizer: CLIPTokenizer) -> Int64[Tensor, "one token"]:
@@ -178,7 +187,7 @@ class DiffusionStep:
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss, and the plain mean squared error to show."""
         device = next(model.parameters()).device
-        getattr(model, "module", model).update_average(number)
+        _bare(model).update_average(number)
         rows = torch.randint(len(self.data.mean), (self.batch_size,), generator=generator)
         clean = self._latents(rows, generator)
         noise = torch.randn(clean.shape, generator=generator)
@@ -207,7 +216,7 @@ class DiffusionStep:
         forms = torch.randint(self.data.tokens.shape[1], (count,), generator=generator)
         tokens = self.data.tokens[rows, forms].clone()
         dropped = torch.rand(count, generator=generator) < DROPPED_SHARE
-        tokens[dropped] = getattr(model, "module", model).empty.cpu()
+        tokens[dropped] = _bare(model).empty.cpu()
         keep = torch.rand(count, generator=generator) < 0.5
         donors = torch.randperm(count, generator=generator)
         if number < TAIL_SHARE * self.steps:
