@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -182,8 +183,7 @@ def _draw_and_judge(
         for method in dict.fromkeys(task.method for task in tasks):
             own = [task for task in tasks if task.method == method]
             bar = progress.add_task(_titles()[method], total=len(own))
-            for start in range(0, len(own), batch_size):
-                batch = own[start : start + batch_size]
+            for batch in _batches(own, batch_size):
                 yield from _batch_rows(pipe, judge, prices, setting, batch, out / "images" / method)
                 progress.advance(bar, len(batch))
 
@@ -223,6 +223,13 @@ def _batch_rows(
             "forwards": prices.forwards(counted.total, len(batch)),
             "seconds": seconds,
         }
+
+
+def _batches(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
+    """Batches within a group: operations are counted a batch."""
+    for _, found in groupby(tasks, key=lambda task: task.group):
+        own = list(found)
+        yield from (own[start : start + size] for start in range(0, len(own), size))
 
 
 def _tasks(
