@@ -11,6 +11,7 @@ os.environ.update(
     TRANSFORMERS_VERBOSITY="error",
     DIFFUSERS_VERBOSITY="error",
     TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",  # the models are tiny: threads would wait for each other more than they work
 )
 
 import pytest
