@@ -42,13 +42,12 @@ def load_pipeline(
     dtype = dtype or default_dtype(device)
     pipe = StableDiffusionPipeline.from_pretrained(
         model_folder("pipeline"),
-        torch_dtype=dtype,
         safety_checker=None,
         local_files_only=True,
         use_safetensors=True,
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device or "cpu")
+    return pipe.to(device or "cpu", dtype)
 
 
 def load_clip(

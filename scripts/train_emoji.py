@@ -126,7 +126,7 @@ def _vision_stage(stage: Stage) -> vision.Stage:
 def _load_vae(folder: Path) -> AutoencoderKL:
     if not (folder / "config.json").is_file():
         raise typer.BadParameter(f'no VAE in {folder}; run the stage "vae" first')
-    return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True).eval()
+    return AutoencoderKL.from_pretrained(folder, local_files_only=True).eval()
 
 
 if __name__ == "__main__":
