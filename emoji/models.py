@@ -38,7 +38,6 @@ def load_pipeline(
         device: where it goes; None is the CPU.
         dtype: None takes float16 on CUDA and float32 elsewhere.
     """
-
     dtype = dtype or default_dtype(device)
     pipe = StableDiffusionPipeline.from_pretrained(
         model_folder("pipeline"),
@@ -54,7 +53,6 @@ def load_clip(
     device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> tuple[CLIPModel, CLIPTokenizer]:
     """The embedded CLIP and its tokenizer; images are 64 x 64, prepared as `judge.to_tensor` does."""
-
     folder = model_folder("clip")
     model = CLIPModel.from_pretrained(folder, dtype=dtype or default_dtype(device), local_files_only=True)
     return model.to(device or "cpu").eval(), CLIPTokenizer.from_pretrained(folder, local_files_only=True)
@@ -64,7 +62,6 @@ def load_classifier(
     device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> ViTForImageClassification:
     """The embedded softmax classifier of single-subject scenes; `config.id2label` names its classes."""
-
     folder = model_folder("classifier")
     model = ViTForImageClassification.from_pretrained(
         folder, dtype=dtype or default_dtype(device), local_files_only=True

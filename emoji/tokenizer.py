@@ -45,7 +45,6 @@ _END_OF_WORD: Final = "</w>"
 
 def build_tokenizer() -> CLIPTokenizer:
     """The `CLIPTokenizer` of the emoji models: 512 byte symbols, then merges, then the two special tokens."""
-
     merges = learn_merges([_symbols(word) for word in known_words()])
     alphabet = _byte_alphabet()
     tokens = alphabet + [symbol + _END_OF_WORD for symbol in alphabet] + ["".join(pair) for pair in merges]

@@ -38,7 +38,6 @@ AVERAGE_DECAY: Final = 0.9985
 
 def build_unet() -> nn.Module:
     """The UNet: 64, 128, 128 channels, cross-attention at 16 x 16, 8 x 8 and, in the middle, 4 x 4."""
-
     return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(64, 128, 128),
@@ -53,7 +52,6 @@ def build_unet() -> nn.Module:
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The text encoder: CLIP's (Radford et al. 2021) with 128 channels and 4 layers."""
-
     model = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -75,7 +73,6 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def build_scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise schedule (Rombach et al. 2022) in a `DDIMScheduler`."""
-
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -35,7 +35,6 @@ def assemble(
     unet: nn.Module, text_encoder: nn.Module, vae: AutoencoderKL, tokenizer: CLIPTokenizer
 ) -> StableDiffusionPipeline:
     """The parts as a `StableDiffusionPipeline` without safety checker."""
-
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
