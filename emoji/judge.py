@@ -95,7 +95,7 @@ class Judge:
         """
         pixels = to_tensor(images, side=self.model.config.image_size)
         scores: list[list[float]] = []
-        for part in pixels.split(batch_size):
+        for part in pixels.split(batch_size) if len(pixels) else ():
             logits = self.model(pixel_values=part.to(self.model.device, self.model.dtype)).logits
             scores += logits.float().sigmoid().tolist()
         return [Sighting(dict(zip(self.labels, row, strict=True)), self.threshold) for row in scores]

@@ -38,7 +38,7 @@ class Settings:
 
 
 SETTINGS: Final[dict[Stage, Settings]] = {
-    "judge": Settings(2000, 64, 11, {1: 3000, 2: 8000, 3: 5000}, 71, "any"),
+    "judge": Settings(2500, 64, 11, {1: 3000, 2: 8000, 3: 5000}, 71, "any"),
     "clip": Settings(1100, 96, 12, {1: 2000, 2: 9000, 3: 2000}, 80, "train", fresh={2: 400}),
     "classifier": Settings(500, 64, 13, {1: 8000}, 60, "any", Shape(layers=4), fresh={1: 500}),
 }
