@@ -1,4 +1,4 @@
-"""Lends an object a subclass of its own class for the length of a `with`, so that one method can be seen or changed."""
+"""Lends an object a subclass of its own class for the length of a `with`, to see or change one method."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 def lend(target: object, **methods: Callable[..., Any]) -> Iterator[None]:
     """Replace methods of one object, and of that object only, until the block ends.
 
-    The object's class becomes, for the length of the block, a subclass of the same name. Identity, weights, `isinstance`
-    and signatures stay as they are (diffusers filters keyword arguments by signature), and other objects of the
-    class notice nothing. Blocks may be nested; each gives back the class that it found.
+    The object's class becomes, for the length of the block, a subclass of the same name. Identity, weights,
+    `isinstance` and signatures stay as they are (diffusers filters keyword arguments by signature), and
+    other objects of the class notice nothing. Blocks may be nested; each gives back the class that it found.
 
     Args:
         target: the object, of any class whose instances may change their `__class__`.
-        **methods: for each method's name a replacement `f(inherited, self, *args, **kwargs)`, where `inherited` is
-            the method as it was before, bound to `self`.
+        **methods: for each method's name a replacement `f(inherited, self, *args, **kwargs)`, where
+            `inherited` is the method as it was before, bound to `self`.
 
     Raises:
         AttributeError: the object has no method of that name.

@@ -1,10 +1,10 @@
-"""Runs the conditional part of a denoiser's call as a probe: latents in, attention maps in the autograd graph out."""
+"""Runs the conditional part of a denoiser's call as a probe: latents in, attention maps out."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class DenoiserCall:
 
     @property
     def sample(self) -> Float[Tensor, "batch channel height width"]:
+        """What the denoiser was given: the latents, scaled."""
         return self.arguments["sample"]
 
     @property
@@ -43,6 +44,7 @@ class DenoiserCall:
 
     @property
     def grid(self) -> Grid:
+        """(height, width) of the latents."""
         height, width = self.sample.shape[-2:]
         return height, width
 
@@ -61,11 +63,8 @@ class DenoiserCall:
         arguments["sample"] = (latents * self.scale).to(self.sample.dtype)
         text = arguments["encoder_hidden_states"]
         recorder = Recorder(layers, self.grid, _text_length(text), stop=True)
-        with recording(recorder), _eagerly(self.module):
-            try:
-                self.module(**arguments)
-            except AllRecorded:
-                pass
+        with recording(recorder), _eagerly(self.module), suppress(AllRecorded):
+            self.module(**arguments)
         return recorder.maps
 
 
@@ -78,7 +77,7 @@ def by_name(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 
 def take(tree: Any, index: Tensor, rows: int) -> Any:
-    """Select rows of every tensor in nested dicts, lists and tuples whose first dimension is `rows`; keep the rest."""
+    """Select from every tensor of `rows` rows, in nested dicts, lists and tuples; keep the rest."""
     if isinstance(tree, Tensor):
         return tree[index.to(tree.device)] if tree.ndim and tree.shape[0] == rows else tree
     if isinstance(tree, Mapping):
@@ -90,7 +89,7 @@ def take(tree: Any, index: Tensor, rows: int) -> Any:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter of the module asks for a gradient within the block, so that a probe keeps no more than it needs."""
+    """No parameter asks for a gradient within the block, so that a probe keeps no more than it needs."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

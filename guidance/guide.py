@@ -1,10 +1,10 @@
-"""`with guide(pipe, objective)`: attaches probing and nudging to a pipeline of diffusers, and takes it all back."""
+"""`with guide(pipe, objective)`: attaches probing and nudging to a pipeline, and takes it all back."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -41,7 +41,9 @@ class Session:
             GuidanceError: the pipeline has not been called yet.
         """
         if not self.runs:
-            raise GuidanceError("no guided run yet: call the pipeline inside the with block, then read session.run")
+            raise GuidanceError(
+                "no guided run yet: call the pipeline inside the with block, then read session.run"
+            )
         return self.runs[-1]
 
 
@@ -55,13 +57,15 @@ def guide(
 ) -> Iterator[Session]:
     """Guide every call of a diffusers pipeline within the block; afterwards the pipeline is as it was.
 
-    Before the denoiser runs, its conditional part is probed up to the last chosen layer, the latents are nudged down
-    the gradient of the objective's loss, and denoiser and scheduler go on from there. Nothing in the pipeline is replaced.
+    Before the denoiser runs, its conditional part is probed up to the last chosen layer, the latents are
+    nudged down the gradient of the objective's loss, and denoiser and scheduler go on from there. Nothing in
+    the pipeline is replaced.
 
     Args:
         pipe: a `StableDiffusionPipeline` or a subclass of it.
         objective: what to want, such as `AttendAndExcite(words=["cat", "frog"])`.
-        layers: which cross-attention layers to read, see `layers.choose`; None for those of a quarter of the latents' grid.
+        layers: which cross-attention layers to read, see `layers.choose`; None for those of a quarter of the
+            latents' grid.
         progress: called with the `StepLog` of each probed step, after the step.
 
     Yields:
@@ -69,7 +73,8 @@ def guide(
 
     Raises:
         UnsupportedError: a pipeline, scheduler or attention processor that guidance does not know.
-        GuidanceError, TokenNotFoundError, LayerNotFoundError: when the pipeline is called with what cannot be guided.
+        GuidanceError, TokenNotFoundError, LayerNotFoundError: when the pipeline is called with what cannot
+        be guided.
     """
     if not any(cls.__name__ in PIPELINES for cls in type(pipe).__mro__):
         raise UnsupportedError(f"guide does not know {type(pipe).__name__}; it knows: {', '.join(PIPELINES)}")
@@ -91,7 +96,8 @@ def guide(
 class GuidedCall:
     """One guided call of a pipeline, from its arguments (all of them, by name) to its record.
 
-    What `guide` makes of every call; a pipeline that guides itself makes one and calls its host within `attached()`.
+    What `guide` makes of every call; a pipeline that guides itself makes one and calls its host within
+    `attached()`.
     """
 
     def __init__(
@@ -103,7 +109,9 @@ class GuidedCall:
         progress: Callable[[StepLog], None] | None = None,
     ) -> None:
         if torch.is_inference_mode_enabled():
-            raise GuidanceError("guidance needs gradients, which torch.inference_mode() forbids; use torch.no_grad() or nothing")
+            raise GuidanceError(
+                "guidance needs gradients, which torch.inference_mode() forbids; torch.no_grad() is fine"
+            )
         _refuse_unknown(pipe.scheduler)
         self.pipe, self.objective, self.progress = pipe, objective, progress
         self.layer_choice, self.arguments = layers, arguments
@@ -119,7 +127,7 @@ class GuidedCall:
         self._seen = False
 
     def _read_prompts(self) -> None:
-        prompts, count = _prompts(self.pipe, self.arguments)
+        prompts, count = _prompts(self.arguments)
         repeats = self.arguments["num_images_per_prompt"] or 1
         spans = self.objective.spans(self.pipe.tokenizer, prompts, count)
         last = self.objective.last(self.pipe.tokenizer, prompts)
@@ -129,6 +137,7 @@ class GuidedCall:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
+        """Within the block, the host's call is guided; everything is given back on every exit."""
         with ExitStack() as stack:
             stack.enter_context(frozen(self.pipe.unet))
             stack.enter_context(shifted_steps(self.pipe.scheduler, self._shifted, self._step_done))
@@ -136,7 +145,9 @@ class GuidedCall:
             stack.callback(handle.remove)
             yield
 
-    def _before_denoiser(self, module: Any, args: Any, kwargs: Any) -> tuple[tuple[()], dict[str, Any]] | None:
+    def _before_denoiser(
+        self, module: Any, args: Any, kwargs: Any
+    ) -> tuple[tuple[()], dict[str, Any]] | None:
         if id(module) in _probing:
             return None
         named = by_name(module, args, kwargs)
@@ -184,8 +195,8 @@ class GuidedCall:
         parts = 2 if self.pipe.do_classifier_free_guidance else 1
         if rows != parts * images:
             raise UnsupportedError(
-                f"the denoiser was called with {rows} rows for {images} images and {parts} part(s); guidance does not know "
-                "which of them are conditional"
+                f"the denoiser was called with {rows} rows for {images} images and {parts} part(s); guidance "
+                "does not know which of them are conditional"
             )
         whole = DenoiserCall(module, named, input_scale(self.pipe.scheduler, named["timestep"]))
         return whole.rows(torch.arange(rows - images, rows, device=named["sample"].device))
@@ -251,7 +262,9 @@ class GuidedCall:
 
     def _settings(self) -> dict[str, Any]:
         generators = self.arguments.get("generator")
-        generators = generators if isinstance(generators, list) else [generators] if generators is not None else []
+        generators = (
+            generators if isinstance(generators, list) else [generators] if generators is not None else []
+        )
         return {
             "pipeline": type(self.pipe).__name__,
             "scheduler": type(self.pipe.scheduler).__name__,
@@ -264,14 +277,14 @@ class GuidedCall:
 
 
 def _gradient(losses: Tensor, leaf: Latents, weights: torch.dtype) -> Latents:
-    """Gradient of each image's loss, scaled up on its way through float16, in which small ones would vanish."""
+    """Gradient of each image's loss, scaled up on its way through float16, where small ones vanish."""
     if not losses.requires_grad:
         return torch.zeros_like(leaf)
     factor = _HALF_PRECISION_LOSS_SCALE if weights == torch.float16 else 1.0
     return torch.autograd.grad(losses.sum() * factor, leaf)[0] / factor
 
 
-def _prompts(pipe: Any, arguments: Mapping[str, Any]) -> tuple[list[str] | None, int]:
+def _prompts(arguments: Mapping[str, Any]) -> tuple[list[str] | None, int]:
     prompt = arguments.get("prompt")
     if prompt is None:
         embeds = arguments.get("prompt_embeds")
@@ -279,16 +292,14 @@ def _prompts(pipe: Any, arguments: Mapping[str, Any]) -> tuple[list[str] | None,
             raise GuidanceError("there is nothing to guide: give the pipeline a prompt")
         return None, len(embeds)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if hasattr(pipe, "maybe_convert_prompt"):
-        prompts = [pipe.maybe_convert_prompt(text, pipe.tokenizer) for text in prompts]
     return prompts, len(prompts)
 
 
 def _refuse_clip_skip(pipe: Any, arguments: Mapping[str, Any]) -> None:
     if arguments.get("clip_skip") is not None and not hasattr(pipe.text_encoder, "text_model"):
         raise UnsupportedError(
-            "this diffusers cannot skip layers of the text encoder of this transformers (it has no text_model); leave "
-            "clip_skip out, or install transformers < 5"
+            "this diffusers cannot skip layers of the text encoder of this transformers (it has no "
+            "text_model); leave clip_skip out, or install a transformers in which it has"
         )
 
 
@@ -298,7 +309,5 @@ def _repeated(items: Sequence[Any], times: int) -> list[Any]:
 
 def _refuse_unknown(scheduler: Any) -> None:
     """Refuse an unknown scheduler before anything has run."""
-    try:
+    with suppress(AttributeError):  # a scheduler without timesteps yet cannot tell; its class is known
         keeps_sample(scheduler)
-    except AttributeError:  # a scheduler that has set no timesteps yet cannot tell; its class is known
-        pass

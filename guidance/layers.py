@@ -21,7 +21,8 @@ class Layer:
     """One cross-attention site of a denoiser.
 
     Attributes:
-        name: the diffusers name of the attention module, such as `down_blocks.2.attentions.0.transformer_blocks.0.attn2`.
+        name: the diffusers name of the attention module, such as
+            `down_blocks.2.attentions.0.transformer_blocks.0.attn2`.
         level: how often the latents' sides were halved (rounding up) before this layer.
         module: the attention module itself.
     """
@@ -36,7 +37,7 @@ class Layer:
 
 
 def shrink(grid: Grid, level: int) -> Grid:
-    """Sides after `level` convolutions of stride 2: ceil(n / 2^level). Odd sizes round up, as diffusers' do."""
+    """Sides after `level` convolutions of stride 2: ceil(n / 2^level), as diffusers' are."""
     return -(-grid[0] // 2**level), -(-grid[1] // 2**level)
 
 
@@ -57,8 +58,8 @@ def cross_attention_layers(unet: nn.Module) -> tuple[Layer, ...]:
     ]
     if not found:
         raise UnsupportedError(
-            f"{type(unet).__name__} has no cross-attention layer in blocks named down_blocks, mid_block or up_blocks; "
-            "guidance works on UNets such as diffusers' UNet2DConditionModel"
+            f"{type(unet).__name__} has no cross-attention layer in blocks named down_blocks, mid_block or "
+            "up_blocks; guidance works on UNets such as diffusers' UNet2DConditionModel"
         )
     return tuple(sorted(found, key=lambda layer: order[_block_of(layer.name)]))
 
@@ -69,9 +70,10 @@ def choose(layers: Sequence[Layer], latents_grid: Grid, choice: LayerChoice = No
     Args:
         layers: what `cross_attention_layers` found.
         latents_grid: (height, width) of the latents, in latent pixels.
-        choice: None takes the layers whose grid is closest to a quarter of the latents' (16x16 for 64x64, as in
-            Attend-and-Excite; the finer ones at a tie), among those of at least 8 on the short side where there are any.
-            Otherwise a grid `(height, width)`, names or parts of names (`"mid_block"`), or a test `(Layer) -> bool`.
+        choice: None takes the layers whose grid is closest to a quarter of the latents' (16x16 for 64x64, as
+            in Attend-and-Excite; the finer ones at a tie), among those of at least 8 on the short side where
+            there are any. Otherwise a grid `(height, width)`, names or parts of names (`"mid_block"`), or a
+            test `(Layer) -> bool`.
 
     Raises:
         LayerNotFoundError: the choice, or one of its names, matches no layer; the message lists the layers.

@@ -23,18 +23,19 @@ Indices = Sequence[int | tuple[int, ...]] | Sequence[Sequence[int | tuple[int, .
 class AttendAndExcite:
     """No subject neglected: each word of interest must be attended to somewhere in the image.
 
-    Source: Chefer et al., "Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models"
-    (SIGGRAPH 2023). Loss: `losses.attend_and_excite`, plus `overlap_weight` times `losses.overlap`. What this default
-    corrects: all tokens of a word count; the softmax runs over the prompt's own tokens (no end token, no padding);
-    the Gaussian has the sigma it says; points of time are fractions of the trajectory; the step is a
-    share of the latents' norm, whatever scheduler and model; refinement ends when it has reached its aim.
-    `AttendAndExcite.paper` is the method as published.
+    Source: Chefer et al., "Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion
+    Models" (SIGGRAPH 2023). Loss: `losses.attend_and_excite`, plus `overlap_weight` times `losses.overlap`.
+    What this default corrects: all tokens of a word count; the softmax runs over the prompt's own tokens (no
+    end token, no padding); the Gaussian has the sigma it says; points of time are fractions of the
+    trajectory; the step is a share of the latents' norm, whatever scheduler and model; refinement ends when
+    it has reached its aim. `AttendAndExcite.paper` is the method as published.
 
     Args:
-        words: words or phrases of the prompt (`"cat"`, `"red bow"`, `"dog#2"`), one list for all prompts or a list
-            a prompt. None, with no `token_indices`: every content word (see `tokens.find_spans`).
-        token_indices: positions in the tokenized prompt instead of words (0 is the start token), as diffusers counts;
-            one list for all prompts or a list a prompt, in which a tuple joins the tokens of one word.
+        words: words or phrases of the prompt (`"cat"`, `"red bow"`, `"dog#2"`), one list for all prompts or
+            a list a prompt. None, with no `token_indices`: every content word (see `tokens.find_spans`).
+        token_indices: positions in the tokenized prompt instead of words (0 is the start token), as
+            diffusers counts; one list for all prompts or a list a prompt, in which a tuple joins the tokens
+            of one word.
         schedule: when to nudge and to refine.
         step: how far; `RelativeStep` or `GradientStep`.
         max_refinements: at most so many refinement moves at each of the schedule's thresholds.
@@ -71,19 +72,22 @@ class AttendAndExcite:
         thresholds: Mapping[int, float] | None = None,
         scale_factor: float = 20.0,
     ) -> AttendAndExcite:
-        """Attend-and-Excite exactly as its authors' code and diffusers' pipeline compute it, with their arguments.
+        """Attend-and-Excite exactly as its authors' code and diffusers' pipeline compute it, with their
+        arguments.
 
-        Thresholds and `max_iter_to_alter` count steps (the defaults are meant for 50); `scale_factor` is the step size that
-        suits Stable Diffusion 1, and the authors' softmax includes end token and padding.
+        Thresholds and `max_iter_to_alter` count steps (the defaults are meant for 50); `scale_factor` is the
+        step size that suits Stable Diffusion 1, and the authors' softmax includes end token and padding.
         """
         schedule = Schedule(
-            thresholds={0: 0.05, 10: 0.5, 20: 0.8} if thresholds is None else dict(thresholds),
+            thresholds={0: 0.05, 10: 0.5, 20: 0.8} if thresholds is None else {**thresholds},
             until=max_iter_to_alter,
             unit="step",
         )
         return cls(words, token_indices, schedule, GradientStep(scale_factor), published=True)
 
-    def spans(self, tokenizer: Any, prompts: Sequence[str] | None, images: int) -> tuple[tuple[Span, ...], ...]:
+    def spans(
+        self, tokenizer: Any, prompts: Sequence[str] | None, images: int
+    ) -> tuple[tuple[Span, ...], ...]:
         """The spans of each prompt; `images` is the number of prompts where only their embeddings are known.
 
         Raises:
@@ -93,7 +97,9 @@ class AttendAndExcite:
         if self.token_indices is not None:
             wanted = _one_a_prompt(self.token_indices, images, "token_indices", (int, tuple))
             texts = prompts if prompts is not None else [None] * images
-            return tuple(spans_from_indices(tokenizer, text, own) for text, own in zip(texts, wanted, strict=True))
+            return tuple(
+                spans_from_indices(tokenizer, text, own) for text, own in zip(texts, wanted, strict=True)
+            )
         if prompts is None:
             raise GuidanceError(
                 "prompt_embeds came without a prompt, so words cannot be found; give token_indices, the "
@@ -103,7 +109,7 @@ class AttendAndExcite:
         return tuple(find_spans(tokenizer, text, own) for text, own in zip(prompts, words, strict=True))
 
     def last(self, tokenizer: Any, prompts: Sequence[str] | None) -> list[int] | None:
-        """Where each prompt's own tokens end, or None if end token and padding compete with them (as published)."""
+        """Where each prompt's own tokens end; None if end token and padding compete (as published)."""
         if self.published or prompts is None:
             return None
         return [last_token(tokenizer, prompt) for prompt in prompts]
@@ -131,5 +137,7 @@ def _one_a_prompt(given: Any, images: int, name: str, kind: type | tuple[type, .
     if not given or all(isinstance(one, kind) for one in given):
         return [given] * images
     if len(given) != images:
-        raise GuidanceError(f"{name} has {len(given)} lists for {images} prompt{'s'[: images != 1]}; give one list a prompt")
+        raise GuidanceError(
+            f"{name} has {len(given)} lists for {images} prompt{'s'[: images != 1]}; give one list a prompt"
+        )
     return list(given)

@@ -1,4 +1,4 @@
-"""From a loss on attention to nudged latents: the step rules, the schedule over the trajectory, the refinement."""
+"""From a loss on attention to nudged latents: step rules, schedule over the trajectory, refinement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ Latents = Float[Tensor, "batch channel height width"]
 
 @dataclass
 class Probed:
-    """What one probe found, an entry an image: the loss, its gradient with respect to the latents, each span's map.
+    """What one probe found, an entry an image: the loss, its gradient with respect to the latents, each
+    span's map.
 
     `gradient` is zero where it was not finite; `finite` tells where that was.
     """
@@ -30,7 +31,7 @@ class Probed:
     finite: Bool[Tensor, "batch"]
     word_maps: list[Float[Tensor, "_span rows columns"]]
 
-    def update(self, rows: Int[Tensor, "row"], other: Probed) -> None:
+    def put(self, rows: Int[Tensor, "row"], other: Probed) -> None:
         """Put another probe's findings in the place of those of some images."""
         self.losses[rows], self.gradient[rows], self.finite[rows] = other.losses, other.gradient, other.finite
         for row, maps in zip(rows.tolist(), other.word_maps, strict=True):
@@ -45,24 +46,29 @@ Probe = Callable[[Latents, Int[Tensor, "row"]], Probed]
 class Step(Protocol):
     """How far the latents move, given what a probe found.
 
-    `progress` is the fraction of the trajectory that lies behind, 0 to 1; `scale` the scheduler's input scale.
+    `progress` is the fraction of the trajectory that lies behind, 0 to 1; `scale` the scheduler's input
+    scale.
     """
 
-    def __call__(self, latents: Latents, probed: Probed, progress: float, scale: float) -> Latents: ...
+    def __call__(self, latents: Latents, probed: Probed, progress: float, scale: float) -> Latents:
+        """The shift of the latents."""
+        ...
 
 
 @dataclass(frozen=True)
 class GradientStep:
     """The step of Attend-and-Excite: shift = -(alpha / c^2) grad L, alpha = size sqrt(1 - progress / 2).
 
-    Source: Chefer et al. 2023, equation 2 and its code, alpha from 20 to 20 sqrt(1/2) for Stable Diffusion 1. Their code
-    knows latents of unit variance only; with latents scaled by 1/c (Euler, Heun, LMS) the gradient is c times
-    smaller and the shift must be 1/c times larger, hence the square. `size` is in units of the latents squared.
+    Source: Chefer et al. 2023, equation 2 and its code, alpha from 20 to 20 sqrt(1/2) for Stable Diffusion
+    1. Their code knows latents of unit variance only; with latents scaled by 1/c (Euler, Heun, LMS) the
+    gradient is c times smaller and the shift must be 1/c times larger, hence the square. `size` is in units
+    of the latents squared.
     """
 
     size: float = 20.0
 
     def __call__(self, latents: Latents, probed: Probed, progress: float, scale: float) -> Latents:
+        """The shift of the latents."""
         return probed.gradient * (-self.size * math.sqrt(1 - progress / 2) / scale**2)
 
 
@@ -70,13 +76,15 @@ class GradientStep:
 class RelativeStep:
     """A step measured by the latents: shift = -size sqrt(1 - progress / 2) |z| g / |g|, norms an image.
 
-    The direction is the gradient's, the length a share of the latents' own norm, so that one size serves every model,
-    resolution, loss and scheduler. `size` is a share, 0 to 1; a vanishing gradient moves nothing.
+    The direction is the gradient's, the length a share of the latents' own norm, so that one size serves
+    every model, resolution, loss and scheduler. `size` is a share, 0 to 1; a vanishing gradient moves
+    nothing.
     """
 
     size: float = 0.05
 
     def __call__(self, latents: Latents, probed: Probed, progress: float, scale: float) -> Latents:
+        """The shift of the latents."""
         length = self.size * math.sqrt(1 - progress / 2) * norms(latents)
         gradient = norms(probed.gradient)
         return probed.gradient * -torch.where(gradient > 0, length / gradient, 0.0)
@@ -92,11 +100,11 @@ class Schedule:
     """When to nudge, and how much attention to insist on.
 
     Attributes:
-        thresholds: at which point of the trajectory the latents are refined until every span's peak reaches which height
-            (0 to 1). The paper's: .05 at the start, .5 after 10 and .8 after 20 of 50 steps.
+        thresholds: at which point of the trajectory the latents are refined until every span's peak reaches
+            which height (0 to 1). The paper's: .05 at the start, .5 after 10 and .8 after 20 of 50 steps.
         until: where nudging ends (the paper: after 25 of 50 steps).
-        unit: "fraction" measures both by the trajectory (0 to 1, so that 20 or 28 steps work like 50); "step" counts
-            the denoiser's calls, as diffusers' pipeline does.
+        unit: "fraction" measures both by the trajectory (0 to 1, so that 20 or 28 steps work like 50);
+            "step" counts the denoiser's calls, as diffusers' pipeline does.
     """
 
     thresholds: Mapping[float, float] = field(default_factory=lambda: {0.0: 0.05, 0.2: 0.5, 0.4: 0.8})
@@ -108,7 +116,8 @@ class Schedule:
         for point, height in self.thresholds.items():
             if not (0 <= point <= most and 0 <= height <= 1):
                 raise GuidanceError(
-                    f"thresholds map a point of the trajectory (a {self.unit}) to an attention of 0 to 1; got {point}: {height}"
+                    f"thresholds map a point of the trajectory (a {self.unit}) to an attention of 0 to 1; "
+                    f"got {point}: {height}"
                 )
         if not 0 <= self.until <= most:
             raise GuidanceError(f"until is a {self.unit}, from 0 to {most:g}; got {self.until}")
@@ -143,10 +152,11 @@ def nudge(
     update: bool = True,
     published: bool = False,
 ) -> Nudged:
-    """Move latents down the gradient of a loss: once, and before that, with a threshold, until the loss is low enough.
+    """Move latents down the gradient of a loss: once, and before that, with a threshold, until the loss is
+    low enough.
 
-    Source: Chefer et al. 2023, Algorithm 1. Images of a batch are refined each for itself; one that is satisfied is not
-    probed again.
+    Source: Chefer et al. 2023, Algorithm 1. Images of a batch are refined each for itself; one that is
+    satisfied is not probed again.
 
     Args:
         latents: the latents before the denoiser's call, float32.
@@ -169,7 +179,7 @@ def nudge(
             low_enough = probed.losses <= target
             moved[rows] += move(moved, probed)[rows]
             refinements[rows] += 1
-            probed.update(rows, probe(moved[rows], rows))
+            probed.put(rows, probe(moved[rows], rows))
             reached = low_enough if published else probed.losses <= target
             open_ &= ~reached & (refinements < max_refinements) & probed.finite
     if update:

@@ -1,4 +1,4 @@
-"""Sees the cross-attention that a pipeline's own processors compute, in the autograd graph, without changing a pixel."""
+"""Sees the cross-attention that a pipeline's own processors compute, and changes no pixel."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ class Recorder:
 
     Attributes:
         layers: the layers to record, each with the grid of its image tokens.
-        text_length: number of text tokens; calls with another number of keys (an image prompt's, say) are passed by.
+        text_length: number of text tokens; calls with another number of keys (an image prompt's, say) are
+            passed by.
         stop: raise `AllRecorded` as soon as the last chosen layer has recorded.
     """
 
-    def __init__(self, layers: Sequence[Layer], latents_grid: Grid, text_length: int, stop: bool = False) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], latents_grid: Grid, text_length: int, stop: bool = False
+    ) -> None:
         self.layers = {id(layer.module): layer for layer in layers}
         self.latents_grid = latents_grid
         self.text_length = text_length
@@ -43,16 +46,18 @@ class Recorder:
         """What was recorded, in float32.
 
         Raises:
-            UnsupportedError: a chosen layer did not run, or its processor computed attention in a way not seen.
+            UnsupportedError: a chosen layer did not run, or its processor computed attention in a way not
+            seen.
         """
         for layer in self.layers.values():
             if layer.name not in self._recorded:
                 raise UnsupportedError(
-                    f"{layer.name} took no part in this pass of the denoiser, so its attention could not be recorded"
+                    f"{layer.name} took no part in this pass of the denoiser: there is no attention to record"
                 )
         return AttentionMaps(dict(self._recorded))
 
     def watch(self, layer: Layer, rows: int) -> _Watch:
+        """What to run one call of the layer's processor in."""
         return _Watch(self, layer, rows)
 
     def keep(self, layer: Layer, probabilities: Float[Tensor, "batch heads query token"]) -> None:
@@ -60,8 +65,9 @@ class Recorder:
         height, width = layer.grid(self.latents_grid)
         if probabilities.shape[2] != height * width:
             raise UnsupportedError(
-                f"{layer.name} has {probabilities.shape[2]} image tokens, but its place in the denoiser and latents of "
-                f"{self.latents_grid[0]}x{self.latents_grid[1]} mean {height}x{width}; please report this model"
+                f"{layer.name} has {probabilities.shape[2]} image tokens, but its place in the denoiser "
+                f"and latents of {self.latents_grid[0]}x{self.latents_grid[1]} mean {height}x{width}; "
+                "please report this model"
             )
         self._recorded[layer.name] = probabilities.unflatten(2, (height, width))
         if self.stop and len(self._recorded) == len(self.layers):
@@ -102,7 +108,7 @@ class _Watch(TorchFunctionMode):
         self._finish(probabilities(query, key, scale, attn_mask))
 
     def see_scores(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> None:
-        """Called in place of `Attention.get_attention_scores`, once or (sliced attention) for a few heads at a time."""
+        """Told of `Attention.get_attention_scores`, called once or (sliced) for a few heads at a time."""
         if self.done or key.shape[-2] != self.recorder.text_length:
             return
         self._slices.append(probabilities(query, key, self._module.scale, attention_mask))
@@ -110,7 +116,7 @@ class _Watch(TorchFunctionMode):
             self._finish(torch.cat(self._slices).unflatten(0, (self.rows, self._module.heads)))
 
     def see_flat(self, heads: Tensor) -> None:
-        """Called with what `Attention.head_to_batch_dim` returns: queries first, then keys (xFormers' processors)."""
+        """Told what `Attention.head_to_batch_dim` returns: queries first, then keys (xFormers)."""
         if self.done:
             return
         self._flat.append(heads)
@@ -135,11 +141,15 @@ def probabilities(
     scale: float | None = None,
     mask: Tensor | None = None,
 ) -> Float[Tensor, "*batch query token"]:
-    """softmax(q k^T scale + mask) over the tokens, in float32 whatever the inputs are; `scale` None is 1/sqrt(channel).
+    """softmax(q k^T scale + mask) over the tokens, in float32 whatever the inputs are; `scale` None is
+    1/sqrt(channel).
 
-    A boolean mask is True where attention is allowed, as in `torch.nn.functional.scaled_dot_product_attention`.
+    A boolean mask is True where attention is allowed, as in
+    `torch.nn.functional.scaled_dot_product_attention`.
     """
-    scores = query.float() @ key.float().transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = (
+        query.float() @ key.float().transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    )
     if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, float("-inf"))
     elif mask is not None:
@@ -151,8 +161,9 @@ def probabilities(
 def recording(recorder: Recorder) -> Iterator[Recorder]:
     """Let the processors of the recorder's layers be seen for the length of the block.
 
-    The host's own processors go on making the output; whatever sits on a layer at this moment (scaled dot-product,
-    xFormers, sliced, LoRA's, an IP-Adapter's) is what is recorded, also where one object serves several layers.
+    The host's own processors go on making the output; whatever sits on a layer at this moment (scaled
+    dot-product, xFormers, sliced, LoRA's, an IP-Adapter's) is what is recorded, also where one object serves
+    several layers.
     """
     processors = {id(layer.module.processor): layer.module.processor for layer in recorder.layers.values()}
     with ExitStack() as stack:
@@ -162,25 +173,38 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
 
 
 def _observed(recorder: Recorder) -> Callable[..., Any]:
-    def call(inherited: Callable[..., Any], self: Any, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def call(
+        inherited: Callable[..., Any], self: Any, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
         layer = recorder.layers.get(id(attn))
         if layer is None:
             return inherited(attn, hidden_states, *args, **kwargs)
+        if _is_xformers(self) and kwargs.get("attention_mask") is not None:
+            raise UnsupportedError(
+                f"{layer.name} masks the text, which is not seen with xFormers; use the default processor"
+            )
         watch = recorder.watch(layer, rows=hidden_states.shape[0])
-        with watch, lend(attn, **_eager_observers(watch, type(self).__name__)):
+        with watch, lend(attn, **_eager_observers(watch, _is_xformers(self))):
             output = inherited(attn, hidden_states, *args, **kwargs)
         if not watch.done:
             raise UnsupportedError(
-                f"the attention of {layer.name} was not seen: {type(self).__name__} computes it in a way heedful does not "
-                "know; use the default processor (AttnProcessor2_0), xFormers or sliced attention, or leave this layer out"
+                f"the attention of {layer.name} was not seen: {type(self).__name__} computes it in a way "
+                "heedful does not know; use the default processor (AttnProcessor2_0), xFormers or sliced "
+                "attention, or leave this layer out"
             )
         return output
 
     return call
 
 
-def _eager_observers(watch: _Watch, processor: str) -> dict[str, Callable[..., Any]]:
-    def scores(inherited: Callable[..., Any], self: Any, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _is_xformers(processor: Any) -> bool:
+    return "XFormers" in type(processor).__name__
+
+
+def _eager_observers(watch: _Watch, xformers: bool) -> dict[str, Callable[..., Any]]:
+    def scores(
+        inherited: Callable[..., Any], self: Any, query: Tensor, key: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
         watch.see_scores(query, key, *args, **kwargs)
         return inherited(query, key, *args, **kwargs)
 
@@ -189,4 +213,4 @@ def _eager_observers(watch: _Watch, processor: str) -> dict[str, Callable[..., A
         watch.see_flat(heads)
         return heads
 
-    return {"head_to_batch_dim": flat} if "XFormers" in processor else {"get_attention_scores": scores}
+    return {"head_to_batch_dim": flat} if xformers else {"get_attention_scores": scores}

@@ -1,4 +1,4 @@
-"""What a guided run leaves behind: a frozen value with losses, maps and provenance, to look at, save and compare."""
+"""What a guided run leaves behind: a frozen value with losses, maps and provenance."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ class StepLog:
     """One denoising step in which attention was probed; tuples have an entry an image.
 
     Attributes:
-        index: the denoiser's call, counted from 0; `timestep` and `fraction` (0 to 1) of the trajectory say the same.
+        index: the denoiser's call, counted from 0; `timestep` and `fraction` (0 to 1) of the trajectory say
+            the same.
         losses: the loss before the step's last move, 0 to 1 for Attend-and-Excite.
         word_attention: the peak of each span's map, 0 to 1.
         refinements: number of refinement moves.
         relative_shifts: norm of the step's whole shift over the norm of the latents.
-        skipped: why an image was not moved although it should have been (a gradient that was not finite), or None.
+        skipped: why an image was not moved although it should have been (a gradient that was not finite), or
+            None.
     """
 
     index: int
@@ -41,10 +43,12 @@ class GuidedRun:
     """The record of one guided call of a pipeline.
 
     Attributes:
-        prompts: one an image (prompts repeated for `num_images_per_prompt`); empty if only embeddings were known.
+        prompts: one an image (prompts repeated for `num_images_per_prompt`); empty if only embeddings were
+            known.
         spans: the spans that were guided, a tuple an image.
         steps: the steps that were probed.
-        maps: for each image the last probe's map of each span, 0 to 1, on the CPU; empty if nothing was probed.
+        maps: for each image the last probe's map of each span, 0 to 1, on the CPU; empty if nothing was
+            probed.
         probes: number of probes, counted an image each.
         aim: the attention peak from which on a word counts as attended.
         settings: pipeline, scheduler, layers, objective, steps, guidance scale, seeds.

@@ -1,4 +1,4 @@
-"""What guidance must know of a scheduler: which calls keep the sample they are given, and how it scales its input."""
+"""What guidance must know of a scheduler: which calls keep their sample, how it scales its input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KEEPS_SAMPLE: dict[str, Callable[[Any], bool]] = {
     "LMSDiscreteScheduler": _always,
     "PNDMScheduler": _pndm,
 }
-"""By class name: does the scheduler's next `step` use the `sample` it is given? (Heun's second call does not, say.)"""
+"""By class name: does the scheduler's next `step` use the `sample` it is given?"""
 
 
 def keeps_sample(scheduler: Any) -> bool:
@@ -68,10 +68,20 @@ def input_scale(scheduler: Any, timestep: Tensor) -> float:
 
 
 @contextmanager
-def shifted_steps(scheduler: Any, shift: Callable[[Tensor], Tensor], done: Callable[[], None]) -> Iterator[None]:
-    """Let `scheduler.step` work on `shift(sample)`, and call `done()` after each step, for the length of the block."""
+def shifted_steps(
+    scheduler: Any, shift: Callable[[Tensor], Tensor], done: Callable[[], None]
+) -> Iterator[None]:
+    """Within the block `scheduler.step` works on `shift(sample)`, and `done()` is called after each."""
 
-    def step(inherited: Callable[..., Any], self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def step(
+        inherited: Callable[..., Any],
+        self: Any,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         result = inherited(model_output, timestep, shift(sample), *args, **kwargs)
         done()
         return result

@@ -1,4 +1,4 @@
-"""The class that diffusers deprecated, with its arguments, on today's diffusers: no denoising loop of its own."""
+"""The class that diffusers deprecated, with its arguments, without a denoising loop of its own."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ _DEFAULT_ATTENTION_GRID = (16, 16)
 class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
     """Stable Diffusion in which no subject of the prompt is neglected (Chefer et al., SIGGRAPH 2023).
 
-    Takes the arguments of diffusers' deprecated class of this name and, given `token_indices`, computes what that class
-    computes: with DDIM and PNDM at square sizes the same call gives the same image. Where that class is wrong the
-    corrected reading applies: latents are scaled for the denoiser as the scheduler asks (Euler, Heun ...), maps of
-    non-square images are laid out as (height, width), layers are found at sizes other than 512, one list of indices serves
-    all prompts. Given `words` instead, or neither, the corrected `AttendAndExcite` is used.
+    Takes the arguments of diffusers' deprecated class of this name and, given `token_indices`, computes what
+    that class computes: with DDIM and PNDM at square sizes the same call gives the same image. Where that
+    class is wrong the corrected reading applies: latents are scaled for the denoiser as the scheduler asks
+    (Euler, Heun ...), maps of non-square images are laid out as (height, width), layers are found at sizes
+    other than 512, one list of indices serves all prompts. Given `words` instead, or neither, the corrected
+    `AttendAndExcite` is used.
 
-    `from_pretrained`, `from_pipe` and `save_pretrained` are those of `StableDiffusionPipeline`, and so is what it can do
-    besides: LoRA, IP-Adapter, `callback_on_step_end`, xFormers. After a call, `guided_run` holds its record.
+    `from_pretrained`, `from_pipe` and `save_pretrained` are those of `StableDiffusionPipeline`, and so is
+    what it can do besides: LoRA, IP-Adapter, `callback_on_step_end`, xFormers. After a call, `guided_run`
+    holds its record.
     """
 
     guided_run: GuidedRun | None = None
@@ -72,11 +74,11 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
             token_indices: positions of the subjects' tokens (see `get_indices`), one list, or one a prompt.
             words: the subjects as words or phrases instead; then the four below are not used.
             max_iter_to_alter: number of steps in which the latents are moved.
-            thresholds: at which step the latents are refined until each subject's attention reaches which height (0 to 1);
-                None is {0: 0.05, 10: 0.5, 20: 0.8}.
+            thresholds: at which step the latents are refined until each subject's attention reaches which
+                height (0 to 1); None is {0: 0.05, 10: 0.5, 20: 0.8}.
             scale_factor: step size; 20 suits Stable Diffusion 1.
-            attn_res: (height, width) of the attention maps to read. Where no layer has the default (16, 16), or with None,
-                the layers whose grid is closest to a quarter of the latents' are read.
+            attn_res: (height, width) of the attention maps to read. Where no layer has the default (16, 16),
+                or with None, the layers whose grid is closest to a quarter of the latents' are read.
 
         Returns:
             What `StableDiffusionPipeline` returns.
@@ -90,7 +92,11 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
         if token_indices is not None:
             layers = self._attention_grid(attn_res, height, width)
             objective = AttendAndExcite.paper(
-                token_indices, words, max_iter_to_alter=max_iter_to_alter, thresholds=thresholds, scale_factor=scale_factor
+                token_indices,
+                words,
+                max_iter_to_alter=max_iter_to_alter,
+                thresholds=thresholds,
+                scale_factor=scale_factor,
             )
         guided = GuidedCall(self, objective, arguments.arguments, layers)
         with guided.attached():
@@ -101,9 +107,15 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
     def _attention_grid(self, wanted: Grid | None, height: int | None, width: int | None) -> Grid | None:
         default = self.unet.config.sample_size
         sides = default if isinstance(default, list | tuple) else (default, default)
-        grid = tuple(size // self.vae_scale_factor if size else side for size, side in zip((height, width), sides, strict=True))
+        grid = tuple(
+            size // self.vae_scale_factor if size else side
+            for size, side in zip((height, width), sides, strict=True)
+        )
         found = {layer.grid(grid) for layer in cross_attention_layers(self.unet)}
         return None if wanted == _DEFAULT_ATTENTION_GRID and wanted not in found else wanted
 
 
-_HOST_ARGUMENTS = frozenset(inspect.signature(StableDiffusionPipeline.__call__).parameters) - {"self", "kwargs"}
+_HOST_ARGUMENTS = frozenset(inspect.signature(StableDiffusionPipeline.__call__).parameters) - {
+    "self",
+    "kwargs",
+}

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from tiny import tiny_unet
-from torch.utils.flop_counter import FlopCounterMode
-
 from heedful.guidance.denoiser import DenoiserCall, by_name, frozen, take
 from heedful.guidance.layers import choose, cross_attention_layers
+from tiny import tiny_unet
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @pytest.fixture(scope="module")
 def stable_diffusion_1():
-    """The denoiser of Stable Diffusion 1 in its true size, without memory: operations are counted, not done."""
+    """The denoiser of Stable Diffusion 1 in its true size: operations are counted, not done."""
     with torch.device("meta"):
         return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()
 

@@ -9,8 +9,6 @@ import diffusers
 import pytest
 import torch
 from diffusers import models
-from tiny import tiny_pipeline as build
-
 from heedful.guidance import (
     AttendAndExcite,
     GuidanceError,
@@ -21,6 +19,7 @@ from heedful.guidance import (
     UnsupportedError,
     guide,
 )
+from tiny import tiny_pipeline as build
 
 PROMPT = "a cat and a frog"
 CAT_AND_FROG = AttendAndExcite(words=["cat", "frog"])
@@ -148,11 +147,13 @@ def test_every_scheduler_with_and_without_classifier_free_guidance(scheduler, gu
 
 
 def test_scaled_latents_are_probed_as_the_denoiser_sees_them():
-    """Euler's first latents are 14.6 times too large; seen by the denoiser they are DDIM's, and so is the attention."""
+    """Euler's first latents are 14.6 times larger; what the denoiser sees is DDIM's."""
     found = {}
     for name in ("DDIMScheduler", "EulerDiscreteScheduler"):
         pipe = build()
-        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, timestep_spacing="trailing")
+        pipe.scheduler = getattr(diffusers, name).from_config(
+            pipe.scheduler.config, timestep_spacing="trailing"
+        )
         with guide(pipe, FEW_MOVES) as session:
             run(pipe)
         found[name] = session.run.steps[0]
@@ -300,12 +301,32 @@ def test_xformers_enabled_before_or_inside_is_kept(inside):
 @pytest.mark.parametrize(
     ("objective", "call", "error", "message"),
     [
-        (AttendAndExcite(words=["frgo"]), {}, TokenNotFoundError, 'word "frgo" is not in the prompt .*cat, and, frog'),
+        (
+            AttendAndExcite(words=["frgo"]),
+            {},
+            TokenNotFoundError,
+            'word "frgo" is not in the prompt .*cat, and, frog',
+        ),
         (AttendAndExcite(), {"prompt": ""}, TokenNotFoundError, "empty"),
         (AttendAndExcite(token_indices=[2, 90]), {}, TokenNotFoundError, "90 is out of range"),
-        (AttendAndExcite(words=[["cat"], ["dog"]]), {}, GuidanceError, "words has 2 lists for 1 prompt; give one"),
-        (CAT_AND_FROG, {"prompt": None, "prompt_embeds": torch.zeros(1, 77, 16)}, GuidanceError, "give token_indices"),
-        (AttendAndExcite(), {"prompt": None, "prompt_embeds": torch.zeros(1, 77, 16)}, GuidanceError, "token_indices"),
+        (
+            AttendAndExcite(words=[["cat"], ["dog"]]),
+            {},
+            GuidanceError,
+            "words has 2 lists for 1 prompt; give one",
+        ),
+        (
+            CAT_AND_FROG,
+            {"prompt": None, "prompt_embeds": torch.zeros(1, 77, 16)},
+            GuidanceError,
+            "give token_indices",
+        ),
+        (
+            AttendAndExcite(),
+            {"prompt": None, "prompt_embeds": torch.zeros(1, 77, 16)},
+            GuidanceError,
+            "token_indices",
+        ),
         (CAT_AND_FROG, {"clip_skip": 1}, UnsupportedError, "clip_skip"),
     ],
 )
@@ -332,7 +353,11 @@ def test_prompt_embeds_with_token_indices(pipe):
 
 
 def test_inference_mode_is_refused(pipe):
-    with torch.inference_mode(), guide(pipe, CAT_AND_FROG), pytest.raises(GuidanceError, match="inference_mode"):
+    with (
+        torch.inference_mode(),
+        guide(pipe, CAT_AND_FROG),
+        pytest.raises(GuidanceError, match="inference_mode"),
+    ):
         run(pipe)
 
 
@@ -347,8 +372,9 @@ def test_an_unknown_pipeline_or_scheduler_is_refused_by_name():
     class SomeOtherPipeline:
         pass
 
-    with pytest.raises(UnsupportedError, match="SomeOtherPipeline; it knows: StableDiffusionPipeline"), guide(
-        SomeOtherPipeline(), CAT_AND_FROG
+    with (
+        pytest.raises(UnsupportedError, match="SomeOtherPipeline; it knows: StableDiffusionPipeline"),
+        guide(SomeOtherPipeline(), CAT_AND_FROG),
     ):
         pass
     pipe = build()

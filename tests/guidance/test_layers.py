@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_unet
-from torch import nn
-
 from heedful.guidance import LayerNotFoundError, UnsupportedError
 from heedful.guidance.layers import choose, cross_attention_layers, shrink
+from tiny import tiny_unet
+from torch import nn
 
 SIZES = [(32, 32), (32, 24), (20, 33), (9, 17)]
 

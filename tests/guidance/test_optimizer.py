@@ -7,11 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-
 from heedful.guidance import GradientStep, GuidanceError, RelativeStep, Schedule
 from heedful.guidance.optimizer import Probed, norms, nudge
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def parabola(latents, rows):
@@ -61,7 +60,9 @@ def test_relative_step_has_the_length_asked_for_and_the_gradient_s_direction():
     assert not shift[2].any()
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(50, [0, 10, 20]), (20, [0, 4, 8]), (28, [0, 5, 11]), (100, [0, 20, 40])])
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(50, [0, 10, 20]), (20, [0, 4, 8]), (28, [0, 5, 11]), (100, [0, 20, 40])]
+)
 def test_fractions_make_short_runs_work_like_long_ones(steps, expected):
     schedule = Schedule()
     assert list(schedule.thresholds_at(steps)) == expected

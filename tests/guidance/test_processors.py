@@ -1,15 +1,14 @@
-"""What is recorded is the attention the host computes, by whatever processor, and recording changes no pixel."""
+"""What is recorded is what the host computes, by whatever processor, and changes no pixel."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from diffusers.models import attention_processor as host
-from tiny import tiny_unet
-
 from heedful.guidance import UnsupportedError
 from heedful.guidance.layers import choose, cross_attention_layers
 from heedful.guidance.processors import AllRecorded, Recorder, probabilities, recording
+from tiny import tiny_unet
 
 GRID = (16, 12)
 
@@ -35,7 +34,7 @@ def record(unet, inputs, choice=lambda layer: True, **options):
 
 
 def eager(unet, inputs):
-    """The probabilities as diffusers' own eager processor computes them: an independent way to the same maps."""
+    """The probabilities as diffusers' own eager processor computes them."""
     found = {}
 
     class Eager(host.AttnProcessor):
@@ -112,6 +111,17 @@ def test_xformers_processor_is_seen(unet, inputs, monkeypatch):
     found = with_processor(unet, host.XFormersAttnProcessor(), inputs)
     for name, expected in eager(unet, inputs).items():
         torch.testing.assert_close(found[name], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_mask_that_cannot_be_seen_is_refused(unet, inputs):
+    layers = choose(cross_attention_layers(unet), GRID, "mid_block")
+    before = unet.attn_processors
+    unet.set_attn_processor(host.XFormersAttnProcessor())
+    try:
+        with pytest.raises(UnsupportedError, match="masks the text"), recording(Recorder(layers, GRID, 7)):
+            layers[0].module(torch.randn(2, 12, 16), inputs[2], attention_mask=torch.zeros(2, 1, 7))
+    finally:
+        unet.set_attn_processor(before)
 
 
 def test_a_processor_that_cannot_be_seen_is_named(unet, inputs):

@@ -8,7 +8,6 @@ import inspect
 import diffusers
 import pytest
 import torch
-
 from heedful.guidance import UnsupportedError
 from heedful.guidance.schedulers import KEEPS_SAMPLE, input_scale, keeps_sample, shifted_steps
 
@@ -92,5 +91,5 @@ def test_step_is_given_back_after_an_exception():
 
 
 def test_an_untested_scheduler_is_refused_by_name():
-    with pytest.raises(UnsupportedError, match="UniPCMultistepScheduler.*DDIMScheduler"):
+    with pytest.raises(UnsupportedError, match=r"UniPCMultistepScheduler.*DDIMScheduler"):
         keeps_sample(diffusers.UniPCMultistepScheduler())

@@ -1,4 +1,4 @@
-"""The drop-in class: the images of diffusers' own deprecated one where that is right, and right where it is wrong."""
+"""The drop-in class: the images of diffusers' own where those are right, and right elsewhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import inspect
 import diffusers
 import pytest
 import torch
-from tiny import tiny_pipeline as build
-
 from heedful.guidance import AttendAndExcite, LayerNotFoundError, guide
 from heedful.pipelines import StableDiffusionAttendAndExcitePipeline
+from tiny import tiny_pipeline as build
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.meshgrid"),  # in diffusers' own class
@@ -151,3 +150,13 @@ def test_pictures_tuples_and_callbacks_come_as_from_the_host():
     assert images[0].size == (256, 256)
     assert flagged is None
     assert seen == [0, 1]
+
+
+@pytest.mark.gpu
+def test_float16_on_cuda():
+    pipe = build().to("cuda", torch.float16)
+    _, ours = twins(pipe, "DDIMScheduler")
+    found = latents(ours, *ONE)
+    assert found.dtype == torch.float16
+    assert found.isfinite().all()
+    assert not any(step.skipped for step in ours.guided_run.steps)
