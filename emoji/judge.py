@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import ViTForImageClassification
 
-from .models import default_dtype, model_folder
+from .models import default_device, default_dtype, model_folder
 from .vocabulary import SUBJECTS
 
 __all__ = ["Judge", "Sighting", "load_judge", "to_tensor"]
@@ -105,14 +105,14 @@ def load_judge(device: str | torch.device | None = None, dtype: torch.dtype | No
     """The embedded judge.
 
     Args:
-        device: where it goes; None is the CPU.
+        device: where it goes; None is CUDA where there is one, else the CPU.
         dtype: None takes float16 on CUDA and float32 elsewhere.
     """
     dtype = dtype or default_dtype(device)
     model = ViTForImageClassification.from_pretrained(
         model_folder("judge"), dtype=dtype, local_files_only=True
     )
-    return Judge(model.to(device or "cpu"))
+    return Judge(model.to(default_device(device)))
 
 
 def to_tensor(images: Sequence[Image.Image], side: int = SIDE) -> Float[Tensor, "image 3 side side"]:

@@ -13,9 +13,14 @@ MODELS: Final = Path(__file__).with_name("models")
 """The folder with `pipeline`, `clip`, `judge` and `classifier` in it."""
 
 
+def default_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; None is CUDA where there is one, else the CPU."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def default_dtype(device: str | torch.device | None) -> torch.dtype:
     """float16 on CUDA, else float32: the files are float16, in which a CPU is a thousand times slower."""
-    return torch.float16 if torch.device(device or "cpu").type == "cuda" else torch.float32
+    return torch.float16 if default_device(device).type == "cuda" else torch.float32
 
 
 def model_folder(name: str) -> Path:
@@ -35,7 +40,7 @@ def load_pipeline(
     """The embedded Stable Diffusion: 64 x 64 pixels, latents 4 x 16 x 16, cross-attention at 16 and 8 a side.
 
     Args:
-        device: where it goes; None is the CPU.
+        device: where it goes; None is CUDA where there is one, else the CPU.
         dtype: None takes float16 on CUDA and float32 elsewhere.
     """
     dtype = dtype or default_dtype(device)
@@ -46,7 +51,7 @@ def load_pipeline(
         use_safetensors=True,
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device or "cpu", dtype)
+    return pipe.to(default_device(device), dtype)
 
 
 def load_clip(
@@ -55,7 +60,7 @@ def load_clip(
     """The embedded CLIP and its tokenizer; images are 64 x 64, prepared as `judge.to_tensor` does."""
     folder = model_folder("clip")
     model = CLIPModel.from_pretrained(folder, dtype=dtype or default_dtype(device), local_files_only=True)
-    return model.to(device or "cpu").eval(), CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return model.to(default_device(device)).eval(), CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def load_classifier(
@@ -66,4 +71,4 @@ def load_classifier(
     model = ViTForImageClassification.from_pretrained(
         folder, dtype=dtype or default_dtype(device), local_files_only=True
     )
-    return model.to(device or "cpu").eval()
+    return model.to(default_device(device)).eval()

@@ -78,8 +78,9 @@ class AttendAndExcite:
         Thresholds and `max_iter_to_alter` count steps (the defaults are meant for 50); `scale_factor` is the
         step size that suits Stable Diffusion 1, and the authors' softmax includes end token and padding.
         """
+        points = {0: 0.05, 10: 0.5, 20: 0.8} if thresholds is None else thresholds
         schedule = Schedule(
-            thresholds={0: 0.05, 10: 0.5, 20: 0.8} if thresholds is None else {**thresholds},
+            thresholds={float(step): height for step, height in points.items()},
             until=max_iter_to_alter,
             unit="step",
         )
