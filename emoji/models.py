@@ -59,8 +59,11 @@ def load_clip(
 ) -> tuple[CLIPModel, CLIPTokenizer]:
     """The embedded CLIP and its tokenizer; images are 64 x 64, prepared as `judge.to_tensor` does."""
     folder = model_folder("clip")
-    model = CLIPModel.from_pretrained(folder, dtype=dtype or default_dtype(device), local_files_only=True)
-    return model.to(default_device(device)).eval(), CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    dtype = dtype or default_dtype(device)
+    model = CLIPModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    return model.to(default_device(device)).eval(), CLIPTokenizer.from_pretrained(
+        folder, local_files_only=True
+    )
 
 
 def load_classifier(
