@@ -62,7 +62,9 @@ def resolve(settings: GenerateSettings) -> GenerateSettings:
     model = settings.model
     if model is not None and Path(model).is_dir():
         model = str(Path(model).resolve())
-    threads = settings.threads or torch.get_num_threads()
+    # The embedded model is small: on a busy machine two threads wait for each other more than they work.
+    alone = settings.model is None and kind == "cpu"
+    threads = settings.threads or (1 if alone else torch.get_num_threads())
     return replace(settings, device=device, dtype=dtype, guidance_scale=scale, model=model, threads=threads)
 
 

@@ -46,7 +46,8 @@ class GenerateSettings:
         compare: make the plain image, too.
         device: a torch device; None for CUDA where there is one, else the CPU.
         dtype: one of `DTYPES`; None for float16 on CUDA and float32 elsewhere.
-        threads: of the CPU, on whose number the last bit of a sum can depend; None for torch's own choice.
+        threads: of the CPU, on whose number the last bit of a sum can depend; None for one with the embedded
+            model, else for torch's own choice.
 
     Raises:
         UsageError: a value outside its range.
