@@ -51,7 +51,9 @@ def load_pipeline(
         use_safetensors=True,
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(default_device(device), dtype)
+    pipe = pipe.to(default_device(device))
+    # A cast to the type it already has would only make diffusers warn.
+    return pipe if pipe.dtype == dtype else pipe.to(dtype)
 
 
 def load_clip(
