@@ -37,7 +37,7 @@ class Prompt:
 
     @property
     def held_out(self) -> bool:
-        """Whether its subjects are one of the pairs that no model was trained on."""
+        """Whether its subjects are one of the pairs that the diffusion model was never trained on."""
         return frozenset(self.subjects) in HELD_OUT
 
 
@@ -60,7 +60,7 @@ def benchmark(seed: int = 0) -> tuple[Prompt, ...]:
 
 
 def held_out_prompts(seed: int = 0) -> tuple[Prompt, ...]:
-    """Those 36 of the benchmark's prompts whose pair of subjects no model was trained on."""
+    """Those 36 of the benchmark's prompts whose pair of subjects the diffusion model was never trained on."""
     return tuple(prompt for prompt in benchmark(seed) if prompt.held_out)
 
 

@@ -124,7 +124,7 @@ def load(model: Path | None, device: str) -> StableDiffusionPipeline:
         return load_pipeline(device)
     pipe = StableDiffusionPipeline.from_pretrained(
         model,
-        torch_dtype=default_dtype(device),
+        dtype=default_dtype(device),
         safety_checker=None,
         local_files_only=True,
         use_safetensors=True,
