@@ -120,6 +120,7 @@ class GuidedCall:
         self.layers: tuple[Layer, ...] = ()
         self._read_prompts()
         self.index = self.probes = 0
+        self.refined_until = -1
         self.shift: Tensor | None = None
         self.pending: StepLog | None = None
         self.steps: list[StepLog] = []
@@ -166,12 +167,12 @@ class GuidedCall:
         return (), named
 
     def _nudge(self, module: Any, named: dict[str, Any]) -> None:
+        if not (any(self.spans) and (self.objective.published or keeps_sample(self.pipe.scheduler))):
+            return
         steps = len(self.pipe.scheduler.timesteps)
         update = self.index < self.objective.schedule.last(steps)
-        threshold = self._threshold(steps)
-        if not (update or threshold is not None) or not any(self.spans):
-            return
-        if not (self.objective.published or keeps_sample(self.pipe.scheduler)):
+        threshold = self._due_threshold(steps, update)
+        if not update and threshold is None:
             return
         call = self._conditional(module, named)
         self.layers = choose(self.found_layers, call.grid, self.layer_choice)
@@ -187,8 +188,13 @@ class GuidedCall:
         )
         self._keep(nudged, call, named["timestep"], self.index / steps)
 
-    def _threshold(self, steps: int) -> float | None:
-        return self.objective.schedule.thresholds_at(steps).get(self.index)
+    def _due_threshold(self, steps: int, update: bool) -> float | None:
+        """The latest threshold that is due: at its step, or after it where that step could not be nudged."""
+        heights = self.objective.schedule.thresholds_at(steps)
+        earliest = self.refined_until + 1 if update else self.index
+        due = [point for point in heights if earliest <= point <= self.index]
+        self.refined_until = self.index
+        return heights[max(due)] if due else None
 
     def _conditional(self, module: Any, named: dict[str, Any]) -> DenoiserCall:
         rows, images = len(named["sample"]), len(self.spans)

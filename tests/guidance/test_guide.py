@@ -146,6 +146,16 @@ def test_every_scheduler_with_and_without_classifier_free_guidance(scheduler, gu
     assert all(step.fraction < 0.5 for step in session.run.steps)
 
 
+def test_a_threshold_on_a_call_that_keeps_no_sample_is_met_at_the_next():
+    """Heun has 9 calls for 5 steps; call 1 is a second-order one, which ignores the latents it is given."""
+    pipe = build()
+    pipe.scheduler = diffusers.HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    objective = dataclasses.replace(FEW_MOVES, schedule=Schedule({0.2: 0.9}))
+    with guide(pipe, objective) as session:
+        run(pipe, num_inference_steps=5)
+    assert {step.index: step.refinements for step in session.run.steps} == {0: (0,), 2: (2,), 4: (0,)}
+
+
 def test_scaled_latents_are_probed_as_the_denoiser_sees_them():
     """Euler's first latents are 14.6 times larger; what the denoiser sees is DDIM's."""
     found = {}
