@@ -10,6 +10,7 @@ from typing import Final, Literal
 from torch import nn
 from transformers import CLIPTokenizer, ViTForImageClassification
 
+from ..tokenizer import write_tokenizer
 from ..world import Pairs
 from .clip import train_clip
 from .export import ask_for_float32
@@ -39,8 +40,8 @@ class Settings:
 
 SETTINGS: Final[dict[Stage, Settings]] = {
     "judge": Settings(2500, 64, 11, {1: 3000, 2: 8000, 3: 5000}, 71, "any"),
-    "clip": Settings(1100, 96, 12, {1: 2000, 2: 9000, 3: 2000}, 80, "train", fresh={2: 400}),
-    "classifier": Settings(500, 64, 13, {1: 8000}, 60, "any", Shape(layers=4), fresh={1: 500}),
+    "clip": Settings(650, 96, 12, {1: 2000, 2: 9000, 3: 2000}, 80, "train", fresh={2: 400}),
+    "classifier": Settings(300, 64, 13, {1: 5000}, 60, "any", Shape(layers=4), fresh={1: 500}),
 }
 FRESH_SEED: Final = 90_001
 
@@ -69,7 +70,7 @@ def run_stage(
     model: nn.Module
     if stage == "clip":
         model = train_clip(data, fresh, tokenizer, plan, shape=settings.shape, batch=batch)
-        tokenizer.save_pretrained(models / "clip")
+        write_tokenizer(tokenizer, models / "clip")
     else:
         model = train_vit(stage, data, fresh, plan, shape=settings.shape, batch=batch)
     save_folder(model, models / stage)
