@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+import torch
 from torch import nn
 from transformers import CLIPTokenizer, ViTForImageClassification
 
@@ -36,12 +37,15 @@ class Settings:
     shape: Shape = field(default_factory=Shape)
     fresh: dict[int | None, int] = field(default_factory=lambda: {None: 500})
     """Scenes of another seed, to watch progress on."""
+    rate: float = 2e-3
+    begin: Literal["judge"] | None = None
+    """A finished model whose transformer this one begins as; only its head is new."""
 
 
 SETTINGS: Final[dict[Stage, Settings]] = {
     "judge": Settings(2500, 64, 11, {1: 3000, 2: 8000, 3: 5000}, 71, "any"),
     "clip": Settings(650, 96, 12, {1: 2000, 2: 9000, 3: 2000}, 80, "train", fresh={2: 400}),
-    "classifier": Settings(300, 64, 13, {1: 5000}, 60, "any", Shape(layers=4), fresh={1: 500}),
+    "classifier": Settings(200, 64, 13, {1: 5000}, 60, "any", fresh={1: 500}, rate=1e-3, begin="judge"),
 }
 FRESH_SEED: Final = 90_001
 
@@ -72,8 +76,17 @@ def run_stage(
         model = train_clip(data, fresh, tokenizer, plan, shape=settings.shape, batch=batch)
         write_tokenizer(tokenizer, models / "clip")
     else:
-        model = train_vit(stage, data, fresh, plan, shape=settings.shape, batch=batch)
+        begin = _finished(models / settings.begin) if settings.begin else None
+        model = train_vit(
+            stage, data, fresh, plan, shape=settings.shape, batch=batch, rate=settings.rate, begin=begin
+        )
     save_folder(model, models / stage)
+
+
+def _finished(folder: Path) -> ViTForImageClassification:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no finished {folder.name} in {folder}; run the stage {folder.name} first")
+    return ViTForImageClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
 
 def _drawn(path: Path, seed: int, counts: dict[int | None, int], pairs: Pairs) -> Labelled:

@@ -57,6 +57,20 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
     assert losses[0] == pytest.approx(losses[1], abs=2e-4)
 
 
+def test_a_model_begins_as_another_or_says_that_it_is_missing(tmp_path: Path) -> None:
+    own = replace(TINY, scenes={1: 8}, fresh={1: 8}, begin="judge", rate=1e-9)
+    plan = Plan(1, tmp_path / "classifier", warmup=1)
+    with pytest.raises(FileNotFoundError, match="run the stage judge first"):
+        run_stage("classifier", plan, build_tokenizer(), tmp_path / "models", own=own)
+    train("judge", tmp_path, 1)
+    run_stage("classifier", plan, build_tokenizer(), tmp_path / "models", own=own)
+    judge, made = (
+        ViTForImageClassification.from_pretrained(tmp_path / "models" / name).vit.state_dict()
+        for name in ("judge", "classifier")
+    )
+    assert all(torch.allclose(made[name], judge[name], atol=2e-3) for name in judge)
+
+
 def test_labels_are_what_was_drawn(drawn: Labelled) -> None:
     labels = label_matrix(drawn, torch.arange(len(drawn)))
     counts = (drawn.names[:, 1:] != NOBODY).sum(1)
