@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from heedful.emoji import models
+from heedful.emoji import load_judge, models
 from heedful.emoji.models import (
     MODELS,
     default_dtype,
@@ -116,8 +116,19 @@ def test_configs_say_float32_and_nothing_of_where_they_were_made() -> None:
 
 
 def test_each_device_has_its_type() -> None:
-    assert default_dtype(None) == default_dtype("cpu") == torch.float32
-    assert default_dtype("cuda:0") == torch.float16
+    assert default_dtype("cpu") == torch.float32
+    assert default_dtype("cuda") == default_dtype("cuda:0") == torch.float16
+    assert default_dtype(None) == (torch.float16 if torch.cuda.is_available() else torch.float32)
+
+
+@pytest.mark.gpu
+def test_where_there_is_cuda_everything_goes_there_in_float16_by_itself() -> None:
+    pipe, judge = load_pipeline(), load_judge()
+    clip, _ = load_clip()
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder, judge.model, clip, load_classifier()):
+        assert (part.device.type, part.dtype) == ("cuda", torch.float16)
+    image = pipe("a frog", num_inference_steps=20, generator=torch.Generator().manual_seed(0)).images[0]
+    assert all(0 <= score <= 1 for score in judge([image])[0].scores.values())
 
 
 def test_a_missing_folder_names_those_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

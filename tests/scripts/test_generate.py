@@ -270,3 +270,16 @@ def test_help_teaches_and_version_answers(heedful: Command) -> None:
 
     assert 'heedful generate "a cat and a frog"' in shown.stdout
     assert (version.exit_code, version.stdout.split()[0]) == (0, "heedful")
+
+
+@pytest.mark.gpu
+def test_cuda_and_float16_are_chosen_where_they_are(heedful: Command, tmp_path: Path) -> None:
+    result = heedful("generate", "a cat and a frog", "--steps", 5, "--out", "o")
+
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "o" / "run.json").read_text())
+    assert record["settings"]["device"].startswith("cuda")
+    assert record["settings"]["dtype"] == "float16"
+    guided = record["images"][1]["run"]
+    assert guided["steps"]
+    assert not any(step["skipped"] for step in guided["steps"])
