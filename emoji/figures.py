@@ -110,7 +110,7 @@ def measure_classifier(count: int = 1500, seed: int = SEED + 3) -> list[Figure]:
 
 
 def measure_sampling(
-    rounds: int = 2, seed: int = SEED + 4, progress: Callable[[str], None] | None = None
+    rounds: int = 3, seed: int = SEED + 4, progress: Callable[[str], None] | None = None
 ) -> tuple[list[Figure], list[Sampled]]:
     """What plain sampling shows: single subjects, held-out pairs and as many seen pairs, each `rounds` times.
 

@@ -42,7 +42,7 @@ CARDS = {What.VAE: "pipeline", What.SAMPLING: "pipeline"}
 @app.command()
 def main(
     only: Annotated[list[What] | None, typer.Option(help="measure these alone; may be repeated")] = None,
-    rounds: Annotated[int, typer.Option(help="images a prompt when sampling", min=1)] = 2,
+    rounds: Annotated[int, typer.Option(help="images a prompt when sampling", min=1)] = 3,
     write: Annotated[bool, typer.Option(help="write model cards and sample sheets")] = True,
     threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
 ) -> None:
