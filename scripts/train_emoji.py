@@ -53,7 +53,9 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="of weights, order and noise")] = 0,
     out: Annotated[Path, typer.Option(help="folder of scenes, checkpoints, sheets")] = Path("runs"),
     models: Annotated[Path, typer.Option(help="where finished models go")] = MODELS,
-    init: Annotated[Path | None, typer.Option(help="a VAE to start from (vae, decoder)")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="to start from: a VAE (vae, latents, decoder), a pipeline (unet)")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="go on from the checkpoint; --no-resume refuses to")] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice else")] = None,
 ) -> None:
@@ -71,11 +73,11 @@ def main(
     elif stage in (Stage.VAE, Stage.DECODER):
         _train_vae(plan, batch_size or 16, out, init, decoder_only=stage is Stage.DECODER)
     elif stage is Stage.LATENTS:
-        unet.make_latents(_load_vae(out / "vae" / "model"), build_tokenizer(), folder)
+        unet.make_latents(_load_vae(init or out / "vae" / "model"), build_tokenizer(), folder)
     elif stage is Stage.UNET:
         latents = Latents.load(out / "latents" / "latents.pt")
-        start = _load_vae(out / "vae" / "model")
-        unet.train_unet(start, build_tokenizer(), latents, plan, batch_size=batch_size or 32)
+        start = _load_vae(init / "vae" if init else out / "vae" / "model")
+        unet.train_unet(start, build_tokenizer(), latents, plan, batch_size=batch_size or 32, init=init)
     elif stage is Stage.EXPORT:
         export(out, models / "pipeline")
     else:

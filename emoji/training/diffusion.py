@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -116,6 +117,17 @@ class Generator(nn.Module):
         words = with_tails(words, empty, tokens, self.end, keep, donors)
         return self.unet(noised, timesteps, encoder_hidden_states=words).sample
 
+    def start_from(self, pipeline: Path) -> None:
+        """Take the weights, and the average, from the folder of a pipeline of the same sizes."""
+        loaded = {
+            "unet": UNet2DConditionModel.from_pretrained(pipeline / "unet", local_files_only=True),
+            "text_encoder": CLIPTextModel.from_pretrained(pipeline / "text_encoder", local_files_only=True),
+        }
+        for name, part in loaded.items():
+            weights = part.float().state_dict()
+            getattr(self, name).load_state_dict(weights)
+            self.average[name].load_state_dict(weights)
+
     @torch.no_grad()
     def update_average(self, number: int) -> None:
         """One step of the exponential moving average, with a shorter memory at the start."""
@@ -178,6 +190,8 @@ class DiffusionStep:
     batch_size: int
     alphas: Float[Tensor, "timestep"]
     """The scheduler's cumulative alphas."""
+    tail_share: float = TAIL_SHARE
+    """For this share of the steps, 0 to 1, what stands from the end token on is the empty prompt's."""
 
     def __call__(
         self, model: nn.Module, generator: torch.Generator, number: int
@@ -216,7 +230,7 @@ class DiffusionStep:
         tokens[dropped] = _bare(model).empty.cpu()
         keep = torch.rand(count, generator=generator) < 0.5
         donors = torch.randperm(count, generator=generator)
-        if number < TAIL_SHARE * self.steps:
+        if number < self.tail_share * self.steps:
             keep, donors = torch.zeros_like(keep), torch.full_like(donors, -1)
         # An unconditional sample must look exactly like the pipeline's: the empty prompt with its own tail.
         return tokens, keep | dropped, donors

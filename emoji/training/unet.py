@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 
 from ..world import scenes
 from . import attention
-from .diffusion import DiffusionStep, Generator, build_scheduler
+from .diffusion import TAIL_SHARE, DiffusionStep, Generator, build_scheduler
 from .export import assemble, export_pipeline, sample_sheet
 from .latents import Drawn, Latents, draw, encode
 from .loop import Plan, run
@@ -51,12 +51,20 @@ def train_unet(
     *,
     batch_size: int = 32,
     sheet_every: int = 500,
+    init: Path | None = None,
 ) -> Generator:
-    """Train, resuming from `plan.folder`; reports measure attention and write a sheet and a pipeline."""
+    """Train, resuming from `plan.folder`; reports measure attention and write a sheet and a pipeline.
+
+    `init` is the folder of a pipeline to start from instead of random weights: the words are attended there
+    already, so that no end token is taken away.
+    """
     torch.manual_seed(plan.seed)
     model = Generator(tokenizer)
+    if init is not None:
+        model.start_from(init)
     alphas = build_scheduler().alphas_cumprod
-    step = DiffusionStep(latents, vae.config.scaling_factor, plan.steps, batch_size, alphas)
+    tails = 0.0 if init is not None else TAIL_SHARE
+    step = DiffusionStep(latents, vae.config.scaling_factor, plan.steps, batch_size, alphas, tails)
     known = list(scenes(REPORT_SEED, 48, subjects=2))
 
     def report(trained: nn.Module, number: int) -> dict[str, float]:

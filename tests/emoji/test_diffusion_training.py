@@ -195,3 +195,16 @@ def test_sheets_hold_all_images(tmp_path: Path) -> None:
     lay_out([Image.new("RGB", (8, 8), "red")] * 3, tmp_path / "sheet.png", columns=2)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (40, 40)
+
+
+def test_training_can_start_from_an_exported_pipeline(tmp_path: Path, vae: AutoencoderKL) -> None:
+    torch.manual_seed(1)
+    trained = Generator(TOKENIZER)
+    export_pipeline(assemble(trained.unet, trained.text_encoder, vae, TOKENIZER), tmp_path)
+    begun = Generator(TOKENIZER)
+    begun.start_from(tmp_path)
+    for name in ("unet", "text_encoder"):
+        expected = {key: value.half().float() for key, value in getattr(trained, name).state_dict().items()}
+        for part in (getattr(begun, name), begun.average[name]):
+            for key, value in part.state_dict().items():
+                assert torch.equal(value.float(), expected[key].float()), key
