@@ -74,7 +74,7 @@ def guide(
     Raises:
         UnsupportedError: a pipeline, scheduler or attention processor that guidance does not know.
         GuidanceError, TokenNotFoundError, LayerNotFoundError: when the pipeline is called with what cannot
-        be guided.
+            be guided.
     """
     if not any(cls.__name__ in PIPELINES for cls in type(pipe).__mro__):
         raise UnsupportedError(f"guide does not know {type(pipe).__name__}; it knows: {', '.join(PIPELINES)}")

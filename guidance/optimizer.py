@@ -152,8 +152,7 @@ def nudge(
     update: bool = True,
     published: bool = False,
 ) -> Nudged:
-    """Move latents down the gradient of a loss: once, and before that, with a threshold, until the loss is
-    low enough.
+    """Move latents down the gradient of a loss: once, and with a threshold until it is low enough first.
 
     Source: Chefer et al. 2023, Algorithm 1. Images of a batch are refined each for itself; one that is
     satisfied is not probed again.

@@ -46,18 +46,17 @@ def find_spans(
     """Return one span a word, in the order asked for.
 
     words: words ("frog") or phrases of adjacent words ("red bow"), in any case. A word that stands in the
-    prompt more
-        than once means its first place; "dog#2" is the second. An empty list gives no spans. None gives every
-        content word in the prompt's order, each place of a repeated one: all but articles, conjunctions,
-        prepositions, pronouns, auxiliary verbs, words for the medium ("photo"), numbers, and colours or
+        prompt more than once means its first place; "dog#2" is the second. An empty list gives no
+        spans. None gives every content word in the prompt's order, each place of a repeated one: all but
+        articles, conjunctions, prepositions, pronouns, auxiliary verbs, words for the medium ("photo"), numbers, and colours or
         common adjectives directly before another word ("red" in "a red bow"), since a subject is best
         found by its noun; see `words.STOP_WORDS` and `words.DESCRIPTIONS`.
     max_length: tokens kept, start and end token included; default the tokenizer's own limit.
 
     Raises:
         TokenNotFoundError: a word that is not in the prompt as a whole word, stands there less often than
-        asked for, was
-            cut off by truncation, or is named twice; with None, a prompt without content words.
+            asked for, was cut off by truncation, or is named twice; with None, a prompt without content
+            words.
     """
     encoding = encode(tokenizer, prompt, max_length)
     if words is None:
@@ -87,8 +86,8 @@ def spans_from_indices(
 
     Raises:
         TokenNotFoundError: an index that is no position of the prompt's own tokens: negative, the start
-        token's,
-            the end token's or beyond, not an integer, or a list (which is one a prompt, not one a word).
+            token's, the end token's or beyond, not an integer, or a list (which is one a prompt, not
+            one a word).
     """
     groups = [token_indices] if isinstance(token_indices, int) else list(token_indices)
     encoding = None if prompt is None else encode(tokenizer, prompt, max_length)

@@ -97,10 +97,6 @@ class Taught(nn.Module):
         return share * whole + 5.0 * dense, figures
 
 
-def _patchwise(logits: Tensor, truth: Float[Tensor, "scene patch share"]) -> Float[Tensor, "item"]:
-    return functional.cross_entropy(logits.float().flatten(0, 1), truth.flatten(0, 1), reduction="none")
-
-
 def optimizers_for(model: nn.Module, rate: float, decay: float = 0.05) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the layers' matrices, AdamW for embeddings, heads, norms and biases."""
     matrices: list[nn.Parameter] = []
