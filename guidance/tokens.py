@@ -48,9 +48,9 @@ def find_spans(
     words: words ("frog") or phrases of adjacent words ("red bow"), in any case. A word that stands in the
         prompt more than once means its first place; "dog#2" is the second. An empty list gives no
         spans. None gives every content word in the prompt's order, each place of a repeated one: all but
-        articles, conjunctions, prepositions, pronouns, auxiliary verbs, words for the medium ("photo"), numbers, and colours or
-        common adjectives directly before another word ("red" in "a red bow"), since a subject is best
-        found by its noun; see `words.STOP_WORDS` and `words.DESCRIPTIONS`.
+        articles, conjunctions, prepositions, pronouns, auxiliary verbs, words for the medium ("photo"),
+        numbers, and colours or common adjectives directly before another word ("red" in "a red bow"), since
+        a subject is best found by its noun; see `words.STOP_WORDS` and `words.DESCRIPTIONS`.
     max_length: tokens kept, start and end token included; default the tokenizer's own limit.
 
     Raises:
