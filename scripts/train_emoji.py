@@ -56,6 +56,9 @@ def main(
     init: Annotated[
         Path | None, typer.Option(help="to start from: a VAE (vae, latents, decoder), a pipeline (unet)")
     ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="unet: a CLIP, as whose text tower the text encoder starts")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="go on from the checkpoint; --no-resume refuses to")] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice else")] = None,
 ) -> None:
@@ -77,7 +80,8 @@ def main(
     elif stage is Stage.UNET:
         latents = Latents.load(out / "latents" / "latents.pt")
         start = _load_vae(init / "vae" if init else out / "vae" / "model")
-        unet.train_unet(start, build_tokenizer(), latents, plan, batch_size=batch_size or 32, init=init)
+        tokenizer, size = build_tokenizer(), batch_size or 32
+        unet.train_unet(start, tokenizer, latents, plan, batch_size=size, init=init, text=text)
     elif stage is Stage.EXPORT:
         export(out, models / "pipeline")
     else:

@@ -117,16 +117,27 @@ class Generator(nn.Module):
         words = with_tails(words, empty, tokens, self.end, keep, donors)
         return self.unet(noised, timesteps, encoder_hidden_states=words).sample
 
-    def start_from(self, pipeline: Path) -> None:
-        """Take the weights, and the average, from the folder of a pipeline of the same sizes."""
-        loaded = {
-            "unet": UNet2DConditionModel.from_pretrained(pipeline / "unet", local_files_only=True),
-            "text_encoder": CLIPTextModel.from_pretrained(pipeline / "text_encoder", local_files_only=True),
-        }
-        for name, part in loaded.items():
-            weights = part.float().state_dict()
-            getattr(self, name).load_state_dict(weights)
-            self.average[name].load_state_dict(weights)
+    def start_from(self, pipeline: Path | None, text: Path | None = None) -> None:
+        """Take weights, and their average, from folders of the same sizes.
+
+        Args:
+            pipeline: a whole pipeline, of which the UNet is taken, and the text encoder if `text` is None.
+            text: a CLIP, or a CLIP text encoder, of the same tokenizer.
+        """
+        if pipeline is not None:
+            unet = UNet2DConditionModel.from_pretrained(pipeline / "unet", local_files_only=True)
+            self._take("unet", unet)
+            text = text or pipeline / "text_encoder"
+        if text is not None:
+            encoder = CLIPTextModel.from_pretrained(text, local_files_only=True, dtype=torch.float32)
+            # The activation may be another one than a new encoder's: the model, not its weights alone.
+            self.text_encoder, self.average["text_encoder"] = encoder.train(), copy.deepcopy(encoder)
+            self.average.requires_grad_(False)
+
+    def _take(self, name: str, part: nn.Module) -> None:
+        weights = part.float().state_dict()
+        getattr(self, name).load_state_dict(weights)
+        self.average[name].load_state_dict(weights)
 
     @torch.no_grad()
     def update_average(self, number: int) -> None:

@@ -52,18 +52,19 @@ def train_unet(
     batch_size: int = 32,
     sheet_every: int = 500,
     init: Path | None = None,
+    text: Path | None = None,
 ) -> Generator:
     """Train, resuming from `plan.folder`; reports measure attention and write a sheet and a pipeline.
 
     `init` is the folder of a pipeline to start from instead of random weights: the words are attended there
-    already, so that no end token is taken away.
+    already, so that no end token is taken away. `text` is that of a CLIP whose text tower the text encoder
+    starts as; its words have yet to be attended.
     """
     torch.manual_seed(plan.seed)
     model = Generator(tokenizer)
-    if init is not None:
-        model.start_from(init)
+    model.start_from(init, text)
     alphas = build_scheduler().alphas_cumprod
-    tails = 0.0 if init is not None else TAIL_SHARE
+    tails = TAIL_SHARE if init is None or text is not None else 0.0
     step = DiffusionStep(latents, vae.config.scaling_factor, plan.steps, batch_size, alphas, tails)
     known = list(scenes(REPORT_SEED, 48, subjects=2))
 

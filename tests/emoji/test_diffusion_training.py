@@ -10,13 +10,20 @@ import torch
 from diffusers import AutoencoderKL
 from heedful.emoji.tokenizer import MAX_LENGTH, build_tokenizer
 from heedful.emoji.training import attention
-from heedful.emoji.training.diffusion import DiffusionStep, Generator, build_scheduler, with_tails
+from heedful.emoji.training.diffusion import (
+    DiffusionStep,
+    Generator,
+    build_scheduler,
+    build_text_encoder,
+    with_tails,
+)
 from heedful.emoji.training.export import assemble, export_pipeline, lay_out
 from heedful.emoji.training.latents import Drawn, Latents, draw, encode, tokenise
 from heedful.emoji.training.loop import Plan
 from heedful.emoji.training.vae import Reconstruction, edges, peak_ratio, reconstruct, set_scaling, train_vae
 from heedful.emoji.world import scenes
 from PIL import Image
+from transformers import CLIPConfig, CLIPModel
 
 TOKENIZER = build_tokenizer()
 ALPHAS = build_scheduler().alphas_cumprod
@@ -208,3 +215,19 @@ def test_training_can_start_from_an_exported_pipeline(tmp_path: Path, vae: Autoe
         for part in (getattr(begun, name), begun.average[name]):
             for key, value in part.state_dict().items():
                 assert torch.equal(value.float(), expected[key].float()), key
+
+
+def test_training_can_start_from_the_text_tower_of_a_clip(tmp_path: Path) -> None:
+    text = build_text_encoder(TOKENIZER).config.to_dict() | {"hidden_act": "gelu"}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(2)
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision))
+    clip.save_pretrained(tmp_path)
+    begun = Generator(TOKENIZER)
+    begun.start_from(None, tmp_path)
+    tokens = TOKENIZER(["a cat"], padding="max_length", max_length=24, return_tensors="pt").input_ids
+    expected = clip.eval().text_model(tokens).last_hidden_state
+    for encoder in (begun.text_encoder, begun.average["text_encoder"]):
+        assert torch.allclose(encoder.eval()(tokens).last_hidden_state, expected, atol=1e-5)
+    assert all(weight.requires_grad for weight in begun.text_encoder.parameters())
+    assert not any(weight.requires_grad for weight in begun.average.parameters())
