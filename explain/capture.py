@@ -29,13 +29,13 @@ class Capture:
         outputs: for every watched module its output, the first tensor of several, in the graph.
     """
 
-    def __init__(self, model: nn.Module, wanted: tuple[Site, ...] | None) -> None:
-        self.attention: dict[Site, Tensor] = {}
+    def __init__(self, model: nn.Module, wanted: tuple[Site, ...] | None, observer: Observer) -> None:
+        self.attention = observer.attention
         self.outputs: dict[str, Tensor] = {}
         self._model = model
         self._wanted = wanted
         self._forwards = 0
-        self._half = any(each.dtype == torch.float16 for each in model.parameters())
+        self._observer = observer
 
     def gradients(
         self,
@@ -80,9 +80,9 @@ class Capture:
         gradients = self._scaled(scores, [self.attention[site] for site in sites], weights, retain_graph)
         if not any(each.any() for each in gradients):
             raise CaptureError(
-                f"the gradient of the scores is zero at every attention ({_named(sites)}): they do not depend "
-                "on it, or are saturated. Choose a score from before a softmax or sigmoid, computed from what "
-                "the attentions lead to"
+                f"the gradient of the scores is zero at every attention ({_named(sites)}): they do not "
+                "depend on it, or are saturated. Choose a score from before a softmax or sigmoid, computed "
+                "from what the attentions lead to"
             )
         return dict(zip(sites, gradients, strict=True))
 
@@ -90,7 +90,7 @@ class Capture:
         self, scores: Tensor, attentions: list[Tensor], weights: Tensor, retain_graph: bool
     ) -> list[Tensor]:
         """Gradients by the largest loss scale at which they are finite."""
-        half = self._half or scores.dtype == torch.float16
+        half = self._observer.half or scores.dtype == torch.float16
         for scale in _LOSS_SCALES if half else (1.0,):
             found = torch.autograd.grad(
                 scores,
@@ -102,7 +102,12 @@ class Capture:
                 materialize_grads=True,
             )
             if all(torch.isfinite(each).all() for each in found):
-                return [each / scale for each in found]
+                # of a site outside the graph torch returns zeros without the axis of several backwards
+                leading = weights.shape[:-1]
+                return [
+                    (each / scale).expand(*leading, *attention.shape)
+                    for each, attention in zip(found, attentions, strict=True)
+                ]
         raise CaptureError(f"the gradient of the attention is not finite{self._culprit()}")
 
     def check(self) -> None:
@@ -161,7 +166,7 @@ class Capture:
         for name, parameter in self._model.named_parameters():
             if not torch.isfinite(parameter).all():
                 return f": the weights {name!r} hold NaN or infinity. Load the model anew"
-        if self._half:
+        if self._observer.half:
             return ", though all weights are: float16 overflows here. Use bfloat16 or float32"
         return ", though all weights are: look for NaN or infinity in the inputs"
 
@@ -191,9 +196,8 @@ def capture(
     modules = dict(model.named_modules())
     _check_model(model, modules)
     _check_names(modules, [*watch, *(site.module for site in sites or ())])
-    seen = Capture(model, None if sites is None else tuple(sites))
     observer = Observer()
-    seen.attention = observer.attention
+    seen = Capture(model, None if sites is None else tuple(sites), observer)
     with ExitStack() as undo:
         undo.enter_context(_frozen(model))
         for name, module in modules.items():

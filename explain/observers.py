@@ -68,12 +68,14 @@ class Observer(TorchFunctionMode):
     Attributes:
         attention: the probabilities by site, in the order of the calls.
         running: names of the modules that run, outermost first.
+        half: whether float16 took part, by the model's weights or by autocast.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.attention: dict[Site, Tensor] = {}
         self.running: list[str] = []
+        self.half = False
         self._calls: Counter[str] = Counter()
         self._pending: dict[str, Tensor] = {}
 
@@ -83,7 +85,8 @@ class Observer(TorchFunctionMode):
 
     def leave(self, name: str) -> None:
         """Note that a module has run: a softmax in it that met no matrix product was no attention."""
-        del self.running[self.running.index(name) :]
+        if name in self.running:  # not if another hook failed before this one could enter it
+            del self.running[self.running.index(name) :]
         self._pending.pop(name, None)
 
     def __torch_function__(
@@ -111,7 +114,8 @@ class Observer(TorchFunctionMode):
             )
         return probabilities if probabilities.requires_grad else probabilities.requires_grad_()
 
-    def _keep(self, name: str, probabilities: Tensor) -> None:
+    def _keep(self, name: str, probabilities: Tensor, operands: Iterable[Any]) -> None:
+        self.half |= any(getattr(each, "dtype", None) == torch.float16 for each in operands)
         self.attention[Site(name, self._calls[name])] = probabilities
         self._calls[name] += 1
 
@@ -128,12 +132,12 @@ class Observer(TorchFunctionMode):
         self._pending[self.running[-1]] = probabilities
         return probabilities if asked is None else probabilities.to(asked)
 
-    def _confirm(self, operands: Iterable[Any]) -> None:
+    def _confirm(self, operands: tuple[Any, ...]) -> None:
         """A softmax is attention once a tensor of its shape enters a product in the same module."""
         name = self.running[-1]
         pending = self._pending.get(name)
         if pending is not None and any(getattr(each, "shape", None) == pending.shape for each in operands):
-            self._keep(name, self._pending.pop(name))
+            self._keep(name, self._pending.pop(name), operands)
 
     def _attend(
         self,
@@ -160,7 +164,7 @@ class Observer(TorchFunctionMode):
             scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
             scores = torch.matmul(query, key.transpose(-2, -1)) * scale
             probabilities = self._rooted(masked_softmax(scores, attn_mask, is_causal))
-            self._keep(name, probabilities)
+            self._keep(name, probabilities, (value,))
             return torch.matmul(probabilities, wide_value).to(value.dtype)
 
     def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
