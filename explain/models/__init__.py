@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import clip, detr, dinov2, lxmert, siglip, vit  # noqa: F401  (they register themselves)
 from .family import Family, Found, Reading
 from .registry import families, family_of, register
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,12 +16,17 @@ Target = int | str | Callable[[Any], Tensor] | Sequence[int] | Sequence[str] | N
 """A class id, a label, a text, a box index, several of these, a function of the outputs; None chooses."""
 
 
+@runtime_checkable
 class Found(Protocol):
     """What a forward under `capture` leaves behind for an adapter to read."""
 
-    attention: Mapping[Site, Float[Tensor, "batch head query key"]]
-    outputs: Mapping[str, Tensor]
-    """Outputs of the modules that the family watches, in the autograd graph."""
+    @property
+    def attention(self) -> Mapping[Site, Float[Tensor, "batch head query key"]]:
+        """Probabilities by site, in the order of the forward."""
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        """Outputs of the modules that the family watches, in the autograd graph."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,12 @@ class Reading:
     segments: tuple[Segment, ...]
     shared: frozenset[str] = frozenset()
     """Streams that were encoded once for all rows: their batch is 1 while there are several rows."""
+    fixed: Target = None
+    """The target that names the same rows for a changed input, where the one asked for might not (None: argmax)."""
+    score_of: Callable[[Any], Tensor] | None = None
+    """The same question to other outputs: the rows' scores, were these the model's answer (LeGrad)."""
+    coupled: bool = False
+    """Whether a row's score may depend on other rows' inputs, as a callable's can (a softmax over texts)."""
 
 
 class Family(ABC):
