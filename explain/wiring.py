@@ -91,9 +91,12 @@ class Wiring:
         kept: list[Step] = []
         for step in reversed(self.steps):
             parts = step.steps if isinstance(step, TogetherStep) else (step,)
-            if any(part.stream in wanted for part in parts):
-                wanted |= {part.context for part in parts if isinstance(part, CrossStep)}
+            reaching = tuple(part for part in parts if part.stream in wanted)
+            wanted |= {part.context for part in reaching if isinstance(part, CrossStep)}
+            if reaching == parts:
                 kept.append(step)
+            elif reaching:  # of a TogetherStep's cross-attentions, those into a wanted stream
+                kept.append(TogetherStep(tuple(part for part in reaching if isinstance(part, CrossStep))))
         return Wiring(tuple(reversed(kept)))
 
     @property
