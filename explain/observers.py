@@ -47,13 +47,11 @@ def masked_softmax(scores: Scores, mask: Tensor | None, is_causal: bool) -> Scor
     return torch.softmax(scores.masked_fill(blind, 0), -1).masked_fill(blind, 0)
 
 
-def _added(mask: Tensor | None, dtype: torch.dtype, *shape: int) -> Tensor | float:
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask of `nn.MultiheadAttention` (True may *not* be seen) as numbers that are added to the scores."""
-    if mask is None:
-        return 0.0
-    if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
-    return mask.reshape(shape)
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
 
 
 class Observer(TorchFunctionMode):
@@ -185,12 +183,14 @@ class Observer(TorchFunctionMode):
         tokens = [each if batched else each.unsqueeze(1) for each in (call.query, call.key, call.value)]
         query, key, value = _projected(call, tokens)
         batch, heads, length, _ = query.shape
-        mask = None
-        if call.attn_mask is not None or call.key_padding_mask is not None:
-            split = (batch, heads) if call.attn_mask is not None and call.attn_mask.dim() == 3 else (1, 1)
-            among = _added(call.attn_mask, query.dtype, *split, length, key.shape[2])
-            mask = among + _added(call.key_padding_mask, query.dtype, batch, 1, 1, key.shape[2])
-        mixed = self._attend(query, key, value, mask, dropout)
+        single = call.attn_mask is None or call.attn_mask.dim() == 2
+        shapes = ((1, 1) if single else (batch, heads)) + (length, -1), (batch, 1, 1, -1)
+        masks = [
+            _added(each, query.dtype).reshape(shape)
+            for each, shape in zip((call.attn_mask, call.key_padding_mask), shapes, strict=True)
+            if each is not None
+        ]
+        mixed = self._attend(query, key, value, sum(masks[1:], masks[0]) if masks else None, dropout)
         gathered = mixed.permute(2, 0, 1, 3).reshape(length, batch, -1)
         output = F.linear(gathered, call.out_proj_weight, call.out_proj_bias)
         weights = None
