@@ -17,7 +17,8 @@ from .family import Reading, Target
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of a size that a config gives as one number or as two."""
-    return (int(size), int(size)) if isinstance(size, Integral) else (int(size[0]), int(size[1]))
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    return int(height), int(width)
 
 
 def grid_of(pixels: Float[Tensor, "_ _ height width"], patch: int | Sequence[int]) -> tuple[int, int]:
