@@ -68,7 +68,7 @@ def test_the_adapter_of_the_page_refuses_what_is_not_there(page: dict[str, Any])
 
     with pytest.raises(InputError, match="pixel_values must be a tensor"):
         family_of(model).check(model, {"pixel_values": images(24, 40)})
-    with pytest.raises(TargetError, match="a class from 0 to 2, got 3"):
+    with pytest.raises(TargetError, match="a class from 0 to 2, or one an image, got 3"):
         read(model, {"pixel_values": images(32, 32)}, 3)
 
 
