@@ -37,6 +37,11 @@ class Capture:
         self._forwards = 0
         self._observer = observer
 
+    @property
+    def half(self) -> bool:
+        """Whether float16 took part, so that gradients need a loss scale to neither vanish nor overflow."""
+        return self._observer.half
+
     def gradients(
         self,
         scores: Float[Tensor, "row"],
@@ -90,7 +95,7 @@ class Capture:
         self, scores: Tensor, attentions: list[Tensor], weights: Tensor, retain_graph: bool
     ) -> list[Tensor]:
         """Gradients by the largest loss scale at which they are finite."""
-        half = self._observer.half or scores.dtype == torch.float16
+        half = self.half or scores.dtype == torch.float16
         for scale in _LOSS_SCALES if half else (1.0,):
             found = torch.autograd.grad(
                 scores,
@@ -166,7 +171,7 @@ class Capture:
         for name, parameter in self._model.named_parameters():
             if not torch.isfinite(parameter).all():
                 return f": the weights {name!r} hold NaN or infinity. Load the model anew"
-        if self._observer.half:
+        if self.half:
             return ", though all weights are: float16 overflows here. Use bfloat16 or float32"
         return ", though all weights are: look for NaN or infinity in the inputs"
 

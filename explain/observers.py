@@ -19,7 +19,7 @@ from .errors import CaptureError
 from .wiring import Site
 
 _SOFTMAX = frozenset({F.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax})
-_PRODUCTS = frozenset({torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.bmm, Tensor.__matmul__})
+_PRODUCTS = frozenset({torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.bmm})
 _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 
 

@@ -21,7 +21,7 @@ class Case:
     count: int
 
 
-SMALL = dict(hidden_size=24, num_attention_heads=3, intermediate_size=20)
+SMALL = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 20}
 TEXT = dict(vocab_size=40, max_position_embeddings=16, pad_token_id=0, **SMALL)
 
 
@@ -177,8 +177,8 @@ def lxmert(_: str) -> Case:
 
 def blip(_: str) -> Case:
     text = dict(TEXT, num_hidden_layers=2, encoder_hidden_size=16, is_decoder=True, bos_token_id=1)
-    vision = dict(hidden_size=16, num_attention_heads=2, intermediate_size=20)
-    vision |= dict(num_hidden_layers=2, image_size=24, patch_size=8)
+    vision = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 20}
+    vision |= {"num_hidden_layers": 2, "image_size": 24, "patch_size": 8}
     config = tf.BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=8)
     model = built(tf.BlipForImageTextRetrieval, config, "")
     inputs = {**words(), "pixel_values": pixels(24, 24)}
