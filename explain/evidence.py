@@ -1,0 +1,144 @@
+"""What one forward of a model leaves for the methods: attention, its gradients and tokens, row by row.
+
+A row is one score that is explained. Where one image serves several rows (a CLIP image against many texts)
+its tower is run once, and only the backward is made for every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .capture import capture
+from .errors import CaptureError
+from .models.family import Family, Reading, Target
+from .rules import RowAccumulator, position
+from .wiring import Readout, Site
+
+_HALF_SCALE: Final = 2.0**10
+HELD_BYTES: Final = 2**28
+"""How much gradient of a shared stream is held at once: 256 MiB."""
+Maps = dict[Site, Float[Tensor, "row _ _ _"]]
+"""By site (row, head, query, key)."""
+
+
+class Evidence:
+    """A forward of `model` under capture, and what is asked of it afterwards.
+
+    Args:
+        inputs: what the model takes, on its device.
+        mode: entered around the forward; `lrp()` makes the gradients relevances, `libra()` changes them.
+        watch: modules whose outputs are wanted, in the graph; one below which all is frozen becomes a leaf.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        inputs: Mapping[str, Any],
+        target: Target = None,
+        *,
+        mode: AbstractContextManager[Any] | None = None,
+        watch: tuple[str, ...] = (),
+    ) -> None:
+        family.check(model, inputs)
+        self.model, self.family, self.inputs = model, family, inputs
+        self.wiring = family.wiring(model)
+        watched = tuple(dict.fromkeys((*family.watches(model), *watch)))
+        with mode or nullcontext(), capture(model, family.sites(model), watch=watched) as self.seen:
+            self.outputs = model(**inputs)
+            self.reading: Reading = family.read(model, inputs, self.outputs, self.seen, target)
+        self.rows = len(self.reading.scores)
+        self._own: Maps = {}
+        self._shared: tuple[slice, Maps] = slice(0, 0), {}
+
+    def chunks(self, readout: Readout) -> Iterator[slice]:
+        """The rows in portions: all at once, unless gradients of a shared stream would fill the memory."""
+        held = sum(self.seen.attention[site].numel() * 4 for site in self.sites_of(readout))
+        step = max(1, HELD_BYTES // held) if self.is_shared(readout) else self.rows
+        for start in range(0, self.rows, step):
+            yield slice(start, min(start + step, self.rows))
+
+    def sites_of(self, readout: Readout) -> tuple[Site, ...]:
+        """The attentions that a readout can see, its pooling one included."""
+        pool = () if readout.pool is None else (readout.pool,)
+        return (*self.wiring.part(readout.stream).sites, *pool)
+
+    def attention(self, sites: tuple[Site, ...], rows: slice) -> Maps:
+        """The probabilities of these rows, out of the graph."""
+        return {site: self._of_rows(self.seen.attention[site].detach(), rows) for site in sites}
+
+    def gradients(self, sites: tuple[Site, ...], rows: slice) -> Maps:
+        """d score / d probabilities of these rows (under `lrp()` the relevance of the probabilities)."""
+        shared = self._sites(shared=True)
+        if shared and self._shared[0] != rows:
+            basis = torch.eye(self.rows, device=self.reading.scores.device)[rows]
+            found = self.seen.gradients(self.reading.scores, shared, grad_outputs=basis)
+            self._shared = rows, {site: each[:, 0] for site, each in found.items()}
+        if not self._own and (own := self._sites(shared=False)):
+            self._own = self.seen.gradients(self.reading.scores, own)
+        return {s: self._shared[1][s] if s in self._shared[1] else self._own[s][rows] for s in sites}
+
+    def row_relevance(
+        self, readout: Readout, start_layer: int, *, fusion: str, signed: bool
+    ) -> Tensor | None:
+        """The row of the generic rule, carried during one backward that stores no gradient.
+
+        None where it cannot be had so: several streams, a shared stream, half precision, whose loss scale is
+        found by looking at whole gradients, or probabilities that are leaves each, out of each other's way
+        (Libra).
+        """
+        part = self.wiring.part(readout.stream)
+        if not part.is_plain or self.is_shared(readout) or self.is_half:
+            return None
+        first = position(start_layer, len(part.steps), f"layer of stream {readout.stream!r}")
+        maps = [self.seen.attention[site] for site in self.sites_of(readout)][first:]
+        if any(each.is_leaf for each in maps[1:]):
+            return None
+        self.seen.check()
+        pooled, scores = readout.pool is not None, self.reading.scores
+        weights = readout.weights.to(maps[0])
+        with RowAccumulator(maps, weights, pooled=pooled, fusion=fusion, signed=signed) as carried:
+            torch.autograd.grad(scores.sum(), maps[0], retain_graph=True)
+            return carried.relevance
+
+    def gradient_of(self, scores: Tensor, inner: Tensor, shared: bool) -> Float[Tensor, "row *_"]:
+        """d score / d an inner tensor whose batch are the rows, or is one that all rows share."""
+        scale = _HALF_SCALE if self.is_half else 1.0
+        weights = torch.eye(len(scores), device=scores.device) if shared else torch.ones_like(scores)
+        (found,) = torch.autograd.grad(
+            scores, inner, weights.to(scores.dtype) * scale, retain_graph=True, is_grads_batched=shared
+        )
+        found = (found[:, 0] if shared else found).float() / scale
+        if not torch.isfinite(found).all():
+            raise CaptureError("the gradient is not finite: float16 overflows here. Use bfloat16 or float32")
+        return found
+
+    @property
+    def is_half(self) -> bool:
+        """Whether gradients need a scale to neither vanish nor overflow."""
+        floats = (each for each in self.model.parameters() if each.is_floating_point())
+        return any(each.dtype == torch.float16 for each in floats) or torch.is_autocast_enabled()
+
+    def is_shared(self, readout: Readout) -> bool:
+        """Whether the readout's stream was encoded once for several rows."""
+        return self.rows > 1 and readout.stream in self.reading.shared
+
+    def _sites(self, *, shared: bool) -> tuple[Site, ...]:
+        of_shared = {
+            site
+            for readout in self.reading.readouts
+            if self.is_shared(readout)
+            for site in self.sites_of(readout)
+        }
+        return tuple(site for site in self.seen.attention if (site in of_shared) == shared)
+
+    def _of_rows(self, maps: Tensor, rows: slice) -> Tensor:
+        if len(maps) == 1 and self.rows > 1:
+            return maps.expand(rows.stop - rows.start, *maps.shape[1:])
+        return maps[rows]
