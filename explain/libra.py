@@ -30,7 +30,9 @@ def _gelu(func: Run, input: Tensor, *, approximate: str = "none") -> Tensor:
     return input * (0.5 + 0.5 * torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
-def _silu(func: Run, input: Tensor) -> Tensor:
+def _silu(func: Run, input: Tensor, inplace: bool = False) -> Tensor:
+    if inplace:
+        return _refused(func)
     return input * input.detach().sigmoid()
 
 
@@ -115,7 +117,9 @@ def _rms_norm(
     return (value if weight is None else value * weight).to(input.dtype)
 
 
-def _normalize(func: Run, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+def _normalize(
+    func: Run, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
+) -> Tensor:
     return input / input.detach().norm(p, dim, keepdim=True).clamp_min(eps)
 
 
