@@ -1,7 +1,36 @@
-"""Looking at what a model did: so far, heat drawn over images, and images laid out in sheets."""
+"""What a model's output rests on: relevance maps of patches, words and regions, and pictures of them."""
 
 from __future__ import annotations
 
+from .capture import Capture, capture
 from .draw import Tile, overlay, sheet
+from .errors import (
+    CaptureError,
+    ExplainError,
+    InputError,
+    TargetError,
+    UnknownFamilyError,
+    UnsupportedMethodError,
+)
+from .methods import METHODS, settings_of
+from .picture import picture
+from .relevance import Relevance, explain
 
-__all__ = ["Tile", "overlay", "sheet"]
+__all__ = [
+    "METHODS",
+    "Capture",
+    "CaptureError",
+    "ExplainError",
+    "InputError",
+    "Relevance",
+    "TargetError",
+    "Tile",
+    "UnknownFamilyError",
+    "UnsupportedMethodError",
+    "capture",
+    "explain",
+    "overlay",
+    "picture",
+    "settings_of",
+    "sheet",
+]

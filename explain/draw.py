@@ -41,11 +41,44 @@ def colours(heat: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "heigh
     return (np.clip(rgb, 0.0, 1.0) * 255).round().astype(np.uint8)
 
 
+def diverging(heat: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Colours of signed heat: from 0 (black) over red to sand at 1, over blue to pale cyan at -1.
+
+    Black stands for nothing, as in `colours`; the two arms are equally bright, and the colour-blind can tell
+    them apart.
+    """
+    level = np.clip(heat, -1.0, 1.0).astype(np.float64)
+    knots = [-1.0, -0.5, 0.0, 0.5, 1.0]
+    arms = np.array([(176, 232, 255), (38, 108, 214), (0, 0, 0), (214, 70, 30), (255, 224, 176)])
+    channels = [np.interp(level, knots, arms[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def scaled(
+    values: Float[Tensor, "*shape"] | Float[np.ndarray, "*shape"], *, signed: bool = False
+) -> Float[np.ndarray, "*shape"]:
+    """Values of any size as heat: the least is 0 and the largest 1; signed ones keep 0 and fill -1..1.
+
+    Where all values are equal there is nothing to show: 0 everywhere.
+
+    Raises:
+        ValueError: if there is no value, or one is not finite.
+    """
+    found = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if found.size == 0 or not np.isfinite(found).all():
+        raise ValueError(f"only finite values can be drawn, got shape {found.shape} with others among them")
+    low, high = (0.0, np.abs(found).max()) if signed else (found.min(), found.max())
+    span = float(high - low)
+    heat = (found - low) / span if span > 0 else np.zeros_like(found)
+    return heat.astype(np.float32)
+
+
 def overlay(
     image: Image.Image,
     heat: Float[np.ndarray, "height width"] | Float[Tensor, "height width"],
     *,
     alpha: float = 0.6,
+    signed: bool = False,
 ) -> Image.Image:
     """Lay heat over an image: cold parts darken, hot parts glow.
 
@@ -54,28 +87,31 @@ def overlay(
         heat: values in 0..1 on any grid, rows first; enlarged to the image's size by bicubic interpolation
             and cut to 0..1 again. Scale it yourself: 1 is the hottest colour whatever the other values are.
         alpha: how much of the colour covers the image, 0..1.
+        signed: the heat is in -1..1, and negative parts glow blue.
 
     Returns:
         A new RGB image of the same size.
 
     Raises:
-        ValueError: if `heat` is not two-dimensional, not finite or outside 0..1, or `alpha` is outside 0..1.
+        ValueError: if `heat` is not two-dimensional, not finite or outside its range, or `alpha` is outside
+            0..1.
     """
-    values = _checked_heat(heat)
+    values = _checked_heat(heat, -1 if signed else 0)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in 0..1, got {alpha}")
-    large = Image.fromarray(values).resize(image.size, Image.Resampling.BICUBIC)
-    return Image.blend(image.convert("RGB"), Image.fromarray(colours(np.asarray(large))), alpha)
+    large = np.asarray(Image.fromarray(values).resize(image.size, Image.Resampling.BICUBIC))
+    painted = diverging(large) if signed else colours(large)
+    return Image.blend(image.convert("RGB"), Image.fromarray(painted), alpha)
 
 
-def _checked_heat(heat: np.ndarray | Tensor) -> np.ndarray:
+def _checked_heat(heat: np.ndarray | Tensor, least: int) -> np.ndarray:
     values = heat.detach().float().cpu().numpy() if isinstance(heat, Tensor) else np.asarray(heat)
     values = values.astype(np.float32)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"heat must be (height, width) with at least one value, got shape {values.shape}")
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+    if not np.isfinite(values).all() or values.min() < least or values.max() > 1:
         raise ValueError(
-            f"heat must be finite and in 0..1, got {values.min()} to {values.max()}; scale it first"
+            f"heat must be finite and in {least}..1, got {values.min()} to {values.max()}; scale it first"
         )
     return values
 
