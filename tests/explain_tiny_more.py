@@ -11,11 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BlipConfig,
+    BlipForImageTextRetrieval,
     DetrConfig,
     DetrForObjectDetection,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
     LxmertConfig,
     LxmertForQuestionAnswering,
     ResNetConfig,
+    VisualBertConfig,
+    VisualBertForQuestionAnswering,
+    VisualBertForVisualReasoning,
 )
 
 CLS, SEP, PAD = 1, 2, 0
@@ -103,3 +115,124 @@ def tiny_lxmert() -> tuple[LxmertForQuestionAnswering, dict[str, Any]]:
         "visual_attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
     }
     return awake(LxmertForQuestionAnswering(config)), {**text(6, 4), **regions}
+
+
+def _visual_bert() -> tuple[VisualBertConfig, dict[str, Any]]:
+    config = VisualBertConfig(
+        vocab_size=50,
+        hidden_size=24,
+        num_attention_heads=3,
+        num_hidden_layers=2,
+        intermediate_size=20,
+        visual_embedding_dim=10,
+        max_position_embeddings=12,
+        pad_token_id=PAD,
+        id2label={0: "yes", 1: "no", 2: "red", 3: "two"},
+    )
+    regions = {
+        "visual_embeds": torch.randn(2, 5, 10, generator=torch.Generator().manual_seed(3)),
+        "visual_attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+    }
+    return config, {**text(7, 4), **regions}
+
+
+def tiny_visual_bert() -> tuple[VisualBertForQuestionAnswering, dict[str, Any]]:
+    """Questions of 7 and 4 tokens about 5 regions, of which the second image has 3."""
+    config, inputs = _visual_bert()
+    return awake(VisualBertForQuestionAnswering(config)), inputs
+
+
+def tiny_visual_bert_reasoning() -> tuple[VisualBertForVisualReasoning, dict[str, Any]]:
+    """The same for sentences that are judged."""
+    config, inputs = _visual_bert()
+    return awake(VisualBertForVisualReasoning(config)), inputs
+
+
+def tiny_blip() -> tuple[BlipForImageTextRetrieval, dict[str, Any]]:
+    """Images of 3 x 5 patches, for a model of 4 x 4, and texts of 7 and 5 tokens."""
+    vision = {
+        "hidden_size": 24,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 3,
+        "intermediate_size": 20,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    words = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "intermediate_size": 28,
+        "max_position_embeddings": 12,
+        "encoder_hidden_size": 24,
+        "pad_token_id": PAD,
+    }
+    config = BlipConfig(text_config=words, vision_config=vision, image_text_hidden_size=16)
+    inputs = {**text(7, 5), "pixel_values": image(2, 24, 40), "interpolate_pos_encoding": True}
+    return awake(BlipForImageTextRetrieval(config)), inputs
+
+
+def _bert() -> BertConfig:
+    return BertConfig(
+        vocab_size=50,
+        hidden_size=24,
+        num_attention_heads=3,
+        num_hidden_layers=2,
+        intermediate_size=20,
+        max_position_embeddings=12,
+        pad_token_id=PAD,
+        id2label={0: "good", 1: "bad", 2: "neither"},
+    )
+
+
+def tiny_bert() -> tuple[BertForSequenceClassification, dict[str, Any]]:
+    """Texts of 7 and 5 tokens in three classes."""
+    return awake(BertForSequenceClassification(_bert())), text(7, 5)
+
+
+def tiny_bert_words() -> tuple[BertForMaskedLM, dict[str, Any]]:
+    """Texts of 7 and 5 tokens, of which one is to be filled in."""
+    return awake(BertForMaskedLM(_bert())), text(7, 5)
+
+
+def tiny_distilbert() -> tuple[DistilBertForSequenceClassification, dict[str, Any]]:
+    """Texts of 7 and 5 tokens in three classes."""
+    config = DistilBertConfig(
+        vocab_size=50,
+        dim=24,
+        n_heads=3,
+        n_layers=2,
+        hidden_dim=20,
+        max_position_embeddings=12,
+        pad_token_id=PAD,
+        id2label={0: "good", 1: "bad", 2: "neither"},
+    )
+    return awake(DistilBertForSequenceClassification(config)), text(7, 5)
+
+
+def tiny_bart() -> tuple[BartForConditionalGeneration, dict[str, Any]]:
+    """Sources of 7 and 5 tokens, targets of 6 and 4 so far."""
+    config = BartConfig(
+        vocab_size=50,
+        d_model=24,
+        encoder_layers=2,
+        decoder_layers=3,
+        encoder_attention_heads=3,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=20,
+        decoder_ffn_dim=28,
+        max_position_embeddings=12,
+        pad_token_id=PAD,
+        bos_token_id=CLS,
+        eos_token_id=SEP,
+        decoder_start_token_id=SEP,
+        forced_eos_token_id=None,
+    )
+    written = text(6, 4, seed=5)
+    inputs = {
+        **text(7, 5),
+        "decoder_input_ids": written["input_ids"],
+        "decoder_attention_mask": written["attention_mask"],
+    }
+    return awake(BartForConditionalGeneration(config)), inputs

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from . import clip, detr, dinov2, lxmert, siglip, vit  # noqa: F401  (they register themselves)
+from . import (  # noqa: F401  (they register themselves)
+    bart,
+    blip,
+    clip,
+    detr,
+    dinov2,
+    lxmert,
+    siglip,
+    text,
+    visual_bert,
+    vit,
+)
 from .family import Family, Found, Reading
 from .registry import families, family_of, register
 

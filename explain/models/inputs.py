@@ -13,11 +13,6 @@ from ..errors import InputError
 from ..wiring import Segment
 from .common import check_tokens
 
-NO_PIXELS = dict.fromkeys(
-    ("saliency", "smoothgrad", "integrated_gradients", "occlusion"),
-    "it varies pixels, and the model takes none",
-)
-"""What families without an image among their inputs refuse."""
 _BYPASSES = ("inputs_embeds", "encoder_outputs", "past_key_values", "decoder_inputs_embeds")
 
 

@@ -12,7 +12,6 @@ from ..wiring import CrossStep, Readout, SelfStep, Site, Step, TogetherStep, Wir
 from .common import ask_classes, ask_function, check_call
 from .family import Family, Found, Reading, Target
 from .inputs import (
-    NO_PIXELS,
     check_boxes,
     check_regions,
     check_whole,
@@ -40,7 +39,6 @@ class Lxmert(Family):
     classes = ("LxmertForQuestionAnswering",)
     refuses: ClassVar[Mapping[str, str]] = {
         "legrad": "the answer rests on two streams; LeGrad lets the head read every layer of one encoder",
-        **NO_PIXELS,
     }
     pixels = None
 

@@ -7,10 +7,11 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import TargetError
+from .common import Answer
 from .family import Target
 
 One = int | str | None
@@ -60,3 +61,47 @@ def touched(
     if not read.any(-1).all():
         raise TargetError("the target function does not depend on the model's answer to its own input")
     return read / read.sum(-1, keepdim=True)
+
+
+def ask_places(
+    logits: Float[Tensor, "batch token word"],
+    target: Target,
+    *,
+    mask: Tensor | None = None,
+    last: bool = False,
+) -> tuple[Answer, Int[Tensor, "row"]]:
+    """What the rows say of places in a text: the likeliest word there; and these places.
+
+    Args:
+        mask: (batch, token), zero where padding stands.
+        last: let None ask for the last place that is no padding.
+
+    Raises:
+        TargetError: a place that is not there, or none at all.
+    """
+    batch, length, _ = logits.shape
+    rows = rows_of(target, batch)
+    of = entries(len(rows), batch).to(logits.device)
+    real = torch.ones(batch, length, dtype=torch.bool) if mask is None else mask.bool().cpu()
+    picked = [_place(one, real[entry], last) for one, entry in zip(rows, of.tolist(), strict=True)]
+    places = torch.tensor(picked, device=logits.device)
+    likeliest = logits.detach()[of, places].argmax(-1)
+    words = tuple(
+        f"word {word} at place {place}" for word, place in zip(likeliest.tolist(), picked, strict=True)
+    )
+
+    def score(outputs: Any) -> Tensor:
+        return outputs.logits[of, places, likeliest]
+
+    return (score, words, score), places
+
+
+def _place(one: One, real: Bool[Tensor, "token"], last: bool) -> int:
+    if one is None and last:
+        return int(real.nonzero().max())
+    if isinstance(one, Integral) and 0 <= int(one) < len(real) and real[int(one)]:
+        return int(one)
+    raise TargetError(
+        f"the target is a place in the text, 0 to {int(real.nonzero().max())} here, or a function of the outputs; it "
+        f"was {one!r}"
+    )
