@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..wiring import Readout
 from .registry import register
-from .towers import TwoTowers, attended, one_hot
+from .targets import one_hot
+from .towers import TwoTowers, attended
 
 LEGACY_END: Final = 2
 """Older configs name this id as the end token; the models then read the highest id, whatever it is."""
@@ -61,8 +62,8 @@ class CLIP(TwoTowers):
         image, text = self._segments(model, inputs, rows)
         first = torch.zeros_like(ends[:1])
         return (
-            Readout("image", one_hot(first, image.positions.stop, rows)),
-            Readout("text", one_hot(ends, text.positions.stop, rows)),
+            Readout("image", one_hot(first, image.positions.stop).expand(rows, -1)),
+            Readout("text", one_hot(ends, text.positions.stop).expand(rows, -1)),
         )
 
     def specials(self) -> int:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..wiring import Readout, Site
 from .registry import register
-from .towers import TwoTowers, attended, one_hot
+from .targets import one_hot
+from .towers import TwoTowers, attended
 
 POOL: Final = Site("vision_model.head.attention")
 
@@ -53,7 +54,7 @@ class SigLIP(TwoTowers):
         query = torch.ones(rows, 1, device=ends.device)
         return (
             Readout("image", query, pool=POOL),
-            Readout("text", one_hot(ends, inputs["input_ids"].shape[1], rows)),
+            Readout("text", one_hot(ends, inputs["input_ids"].shape[1]).expand(rows, -1)),
         )
 
     def embed_image(

@@ -159,11 +159,6 @@ class TwoTowers(Family):
         return Segment("image", "image", patches, grid=grid), Segment("text", "text", tokens, mask=words)
 
 
-def one_hot(positions: Int[Tensor, "batch"], length: int, rows: int) -> Float[Tensor, "row token"]:
-    """Weights that lie wholly on one token of each of `rows` sequences, or of one that serves all rows."""
-    return torch.nn.functional.one_hot(positions, length).float().expand(rows, -1)
-
-
 def attended(inputs: Mapping[str, Any]) -> Bool[Tensor, "text token"]:
     """The attention mask of the texts; all of them where there is none."""
     mask = inputs.get("attention_mask")

@@ -14,6 +14,7 @@ from heedful.emoji.world import scene
 from heedful.explain.capture import capture
 from heedful.explain.errors import InputError, TargetError
 from heedful.explain.models import family_of
+from heedful.explain.relevance import explain
 from heedful.explain.wiring import SelfStep, Site
 from PIL import Image
 from torch import Tensor
@@ -272,3 +273,27 @@ def test_the_embedded_clip_is_read_on_a_scene_of_two() -> None:
     assert reading.scores[2] < reading.scores[:2].min()
     assert reading.segments[0].grid == (8, 8)
     assert len(family.sites(model)) == 10
+
+
+@pytest.mark.parametrize(("first", "second"), [("cat", "frog"), ("dog", "car"), ("bear", "clock")])
+def test_each_text_finds_its_own_subject_in_a_scene_of_two(first: str, second: str) -> None:
+    model, tokenizer = load_clip("cpu")
+    drawn = scene(2, named=((first, None), (second, None)))
+    inputs = {
+        "pixel_values": to_tensor([Image.fromarray(drawn.image)]),
+        **tokenizer([f"a {first}", f"a {second}"], padding=True, return_tensors="pt"),
+    }
+
+    relevance = explain(model, inputs)
+
+    heat = relevance.upsample((64, 64), "bilinear")
+    shares = {
+        subject.name: (heat * torch.from_numpy(subject.mask)).sum(dim=(1, 2)) / heat.sum(dim=(1, 2))
+        for subject in drawn.subjects
+    }
+    assert shares[first][0] > shares[first][1]  # more of "a cat" lies on the cat than of "a frog"
+    assert shares[second][1] > shares[second][0]
+    assert shares[first][0] > shares[second][0]
+    assert shares[second][1] > shares[first][1]
+    assert relevance.text is not None
+    assert relevance.text[:, 2].min() > 0  # the noun has a share in every text
