@@ -198,7 +198,7 @@ def capture(
         CaptureError: for a model in training mode or under torch.inference_mode, for flash or flex
             attention, for names that are no modules, and for a forward that did not show what was wanted.
     """
-    modules = dict(model.named_modules())
+    modules = _modules(model)
     _check_model(model, modules)
     _check_names(modules, [*watch, *(site.module for site in sites or ())])
     observer = Observer()
@@ -213,7 +213,7 @@ def capture(
         undo.callback(model.register_forward_pre_hook(partial(_count, seen)).remove)
         for name in watch:
             undo.callback(modules[name].register_forward_hook(partial(_watch, seen, name)).remove)
-        if any(_is_compiled(module) for module in modules.values()):
+        if any(_is_compiled(module) for module in model.modules()):
             undo.enter_context(torch.compiler.set_stance("force_eager"))
         undo.enter_context(torch.enable_grad())
         undo.enter_context(observer)
@@ -259,6 +259,14 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, flag in before:
             parameter.requires_grad_(flag)
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules by their names, which `torch.compile` does not change here."""
+    return {
+        ".".join(part for part in name.split(".") if part != "_orig_mod"): module
+        for name, module in model.named_modules()
+    }
 
 
 def _is_compiled(module: nn.Module) -> bool:

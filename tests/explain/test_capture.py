@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers as tf
 from explain_oracles_capture import (
     EVERY,
     WITHOUT,
@@ -344,13 +348,41 @@ def test_a_model_that_fails_inside_the_block_can_run_there_again() -> None:
     assert len(seen.attention) == 3
 
 
-def test_a_compiled_model_runs_eagerly_meanwhile() -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_compiled_model_runs_eagerly_meanwhile(whole: bool) -> None:
     case = vit("sdpa")
-    wanted = plain(case)
-    case.model.vit.compile(backend="eager")
-    scores, seen = captured(case)
+    wanted, sites = plain(case), list(captured(case)[1].attention)
+    if whole:
+        case = replace(case, model=torch.compile(case.model, backend="eager"))
+    else:
+        case.model.vit.compile(backend="eager")
+    with capture(case.model, sites, watch=["vit.embeddings"]) as seen:
+        scores = case.score(case.model(**case.inputs))
     torch.testing.assert_close(scores.detach(), wanted)
-    assert len(seen.attention) == 3
+    assert seen.outputs["vit.embeddings"].shape == (2, 16, 24)
+
+
+def test_nothing_is_held_once_the_capture_is_let_go() -> None:
+    gc.disable()
+    try:
+        scores, seen = captured(vit("sdpa"))
+        seen.gradients(scores)
+        held = [weakref.ref(each) for each in seen.attention.values()]
+        del scores, seen
+        assert [each() for each in held] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_layers_that_share_their_weights_are_sites_of_one_module() -> None:
+    settings = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 20, "vocab_size": 40}
+    model = tf.AlbertForSequenceClassification(
+        tf.AlbertConfig(**settings, embedding_size=8, num_hidden_layers=3)
+    )
+    with capture(model.eval()) as seen:
+        scores = model(torch.arange(12).view(2, 6)).logits[:, 1]
+    name = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention"
+    assert list(seen.gradients(scores)) == [Site(name, call) for call in range(3)]
 
 
 # ---- what is asked of it
