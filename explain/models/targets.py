@@ -102,6 +102,6 @@ def _place(one: One, real: Bool[Tensor, "token"], last: bool) -> int:
     if isinstance(one, Integral) and 0 <= int(one) < len(real) and real[int(one)]:
         return int(one)
     raise TargetError(
-        f"the target is a place in the text, 0 to {int(real.nonzero().max())} here, or a function of the outputs; it "
-        f"was {one!r}"
+        f"the target is a place in the text, 0 to {int(real.nonzero().max())} here, or a function of the "
+        f"outputs; it was {one!r}"
     )

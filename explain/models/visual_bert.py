@@ -39,8 +39,8 @@ class VisualBertReasoning(Encoder):
         check_regions(inputs, "visual_embeds", model.config.visual_embedding_dim)
         if model.config.bypass_transformer:
             raise InputError(
-                "config.bypass_transformer sends the regions past the encoder: only a model without it can be "
-                "explained"
+                "config.bypass_transformer sends the regions past the encoder: only a model without it can "
+                "be explained"
             )
 
     def segments(self, model: Any, inputs: Mapping[str, Any], rows: int) -> tuple[Segment, ...]:

@@ -1,4 +1,4 @@
-"""BLIP: both towers and the attention between them, in order; the match read from the first word; wide images."""
+"""BLIP: both towers and the attention between them, in order; the match read from [CLS]; wide images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BERT, DistilBERT and BART: every attention, in order; classes, places, next words; masks; LeGrad's heads."""
+"""BERT, DistilBERT and BART: every attention, in order; classes, places, next words; masks; heads."""
 
 from __future__ import annotations
 

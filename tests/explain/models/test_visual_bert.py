@@ -120,7 +120,7 @@ def test_inputs_that_are_refused(tiny: Any, name: str, change: dict[str, Any], w
 def test_questions_need_a_mask_that_ends_in_zeros(tiny: Any) -> None:
     model, inputs = tiny["questions"]
     family = family_of(model)
-    with pytest.raises(InputError, match="needs .*attention_mask"):
+    with pytest.raises(InputError, match=r"needs .*attention_mask"):
         family.check(model, {**inputs, "attention_mask": None})
     with pytest.raises(InputError, match="pad on the right"):
         family.check(model, {**inputs, "attention_mask": inputs["attention_mask"].flip(1)})
