@@ -1,7 +1,7 @@
 """Slow twins, in float64 and by hand, of layer-wise relevance propagation and of Libra gradients.
 
-Written from the formulas, in numpy, one sample at a time: a transformer block is run forward, its values are kept,
-and relevance (or the gradient with its constants) goes back through it, contribution by contribution.
+Written from the formulas, in numpy, one sample at a time: a transformer block is run forward, its values are
+kept, and relevance (or the gradient with its constants) goes back through it, contribution by contribution.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Norm:
 
 @dataclass
 class Block:
-    """A transformer block: (weight, bias) of its linear layers, norms before (ViT) or after (BERT) each half."""
+    """A transformer block: (weight, bias) of linear layers, norms before (ViT) or after (BERT) each half."""
 
     query: tuple[Array, Array]
     key: tuple[Array, Array]
@@ -131,7 +131,7 @@ class Block:
         return heads.transpose(1, 0, 2).reshape(heads.shape[1], -1)
 
     def relevance(self, relevance: Array) -> tuple[Array, Array]:
-        """Relevance of the block's result -> that of what entered it, and of its attention (head, query, key)."""
+        """Relevance of the result -> that of what entered, and of the attention (head, query, key)."""
         kept = self.kept
         of_lowered, of_middle = sum_relevance(kept["lowered"], kept["middle"], relevance)
         of_activated = linear_relevance(kept["activated"], self.down[0], of_lowered)
@@ -150,7 +150,7 @@ class Block:
         return of_x, np.stack(parts["attention"])
 
     def libra(self, gradient: Array) -> tuple[Array, Array]:
-        """The gradient with softmax, gates and sigma constant, of what entered and of the attention (norms first)."""
+        """The same for the gradient with softmax, gates and sigma constant, where norms come first."""
         kept = self.kept
         of_fed = (gradient @ self.down[0] * phi(kept["inner"])) @ self.up[0]
         of_middle = gradient + self.norms[1].back(kept["middle"], of_fed)

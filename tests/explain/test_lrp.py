@@ -27,6 +27,10 @@ WORDS = {
 }
 
 
+TARGETS = {"bert_words": 2}
+"""What is asked where nothing can be guessed: the word at a place."""
+
+
 def bert(**settings: Any) -> nn.Module:
     config = transformers.BertConfig(
         vocab_size=40,
@@ -157,7 +161,7 @@ def test_relevance_is_not_the_gradient() -> None:
 
 
 def test_eager_and_sdpa_and_thawed_weights_give_the_same_relevance() -> None:
-    """Weights are constants, frozen or not: a forward without capture, relevance from the embeddings upwards."""
+    """Weights are constants, frozen or not: also without capture, with relevance down to the embeddings."""
     eager = bert(attn_implementation="eager")
     wanted = relevance_of(bert(), WORDS, 1)[1]
     embeddings = eager.bert.embeddings.word_embeddings(WORDS["input_ids"]).detach().requires_grad_()
@@ -217,7 +221,7 @@ def test_linear_rule(seed: int) -> None:
 def test_product_rule(seed: int) -> None:
     a, b, relevance = draw(seed, 2, 3, 4), draw(seed + 1, 2, 4, 5), draw(seed + 2, 2, 3, 5)
     spellings = [torch.matmul, torch.bmm, Tensor.__matmul__, partial(torch.einsum, "bij,bjk->bik")]
-    spellings.append(lambda a, b: torch.baddbmm(torch.zeros(1), a, b, beta=0))
+    spellings.append(lambda a, b: torch.baddbmm(torch.zeros(1).double(), a, b, beta=0))
     for spelling in spellings:
         found = back(spelling, relevance, a, b)
         for sample in range(2):
@@ -276,9 +280,7 @@ def test_masks_take_nothing_and_leave_the_rest_alone() -> None:
         F.relu,
         F.silu,
         torch.tanh,
-        lambda x: F.layer_norm(
-            x, (4,), nn.Parameter(torch.rand(4).double()), nn.Parameter(torch.rand(4).double())
-        ),
+        lambda x: F.layer_norm(x, (4,), nn.Parameter(draw(5, 4)), nn.Parameter(draw(6, 4))),
         lambda x: x * torch.sigmoid(1.702 * x),
         lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
         lambda x: x * nn.Parameter(torch.full((4,), -0.1, dtype=torch.float64)),
@@ -400,7 +402,7 @@ def test_the_backward_may_run_inside_and_outside_of_the_mode() -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_every_family(name: str) -> None:
-    """The forward is as without; relevance is whole, and reaches every attention that the gradient reaches."""
+    """The forward is as without; relevance is finite, and reaches what the gradient reaches."""
     model, inputs = tiny(name)
     family = family_of(model)
 
@@ -410,7 +412,7 @@ def test_every_family(name: str) -> None:
             capture(model, family.sites(model), watch=family.watches(model)) as seen,
         ):
             outputs = model(**inputs)
-            scores = family.read(model, inputs, outputs, seen, None).scores
+            scores = family.read(model, inputs, outputs, seen, TARGETS.get(name)).scores
         return scores, seen.gradients(scores)
 
     plain_scores, plain = forward(False)
@@ -446,13 +448,14 @@ def test_several_targets_in_one_backward() -> None:
             torch.testing.assert_close(together[site][row], alone, rtol=1e-4, atol=1e-6)
 
 
-def test_half_precision_follows_single() -> None:
+def test_bfloat16_follows_float32() -> None:
+    """In the last layer: below it, relevance is divided by scores that bfloat16 rounds to 1 in 256."""
     model, inputs = tiny("vit")
     wanted = relevance_of(model, inputs, 3)[1]
     half = {name: value.bfloat16() if isinstance(value, Tensor) else value for name, value in inputs.items()}
-    for one, other in zip(relevance_of(model.bfloat16(), half, 3)[1], wanted, strict=True):
-        assert one.dtype == torch.float32
-        assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > 0.8
+    found = relevance_of(model.bfloat16(), half, 3)[1]
+    assert all(each.dtype == torch.float32 and each.isfinite().all() and each.any() for each in found)
+    assert torch.corrcoef(torch.stack([found[-1].flatten(), wanted[-1].flatten()]))[0, 1] > 0.99
 
 
 @pytest.mark.gpu
