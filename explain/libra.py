@@ -130,6 +130,13 @@ def _refused(func: Run, *args: Any, **kwargs: Any) -> Tensor:
     )
 
 
+def _fused(func: Run, *args: Any, **kwargs: Any) -> Tensor:
+    raise UnsupportedMethodError(
+        f"the softmax inside {resolve_name(func) or func} cannot be kept constant from outside: run the model "
+        "inside `with libra(), capture(model):`, or load it with attn_implementation='eager'"
+    )
+
+
 _RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     func: rule
     for names, rule in (
@@ -145,7 +152,7 @@ _RULES: dict[Callable[..., Any], Callable[..., Any]] = {
         ("rms_norm", _rms_norm),
         ("normalize", _normalize),
         ("group_norm instance_norm mish gelu_ mul_ __imul__ div_ __idiv__ __itruediv__", _refused),
-        ("scaled_dot_product_attention multi_head_attention_forward", _refused),
+        ("scaled_dot_product_attention multi_head_attention_forward", _fused),
     )
     for func in spelled(names)
 }

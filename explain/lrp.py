@@ -42,7 +42,8 @@ class _Refused(torch.autograd.Function):
             return None, None
         raise UnsupportedMethodError(
             f"layer-wise relevance propagation has no rule for {ctx.name}, which lies between the attention "
-            "and the score. Use a method that needs no LRP, such as generic, or a score computed without it"
+            "and the score. If it is attention, run the model inside `with lrp(), capture(model):`; otherwise use "
+            "a method that needs no LRP, such as generic, or a score computed without it"
         )
 
 
