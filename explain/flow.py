@@ -79,7 +79,8 @@ def attention_flow(
             count from the last.
 
     Returns:
-        The values (row, token), float32, within 1e-6 of the exact ones relative to the largest of the row.
+        The values (row, token), float32. In those that the solver gives, rounding to integers costs at most
+        2^-28 of `closed_form.upper_bound` for every edge of the minimum cut.
 
     Raises:
         InputError: for capacities that are negative, not finite, missing or of sizes that do not fit; a
@@ -174,13 +175,13 @@ def pair_flows(
     """The maximum flow from a node to each node of a state, and for which it was proven without a solver."""
     bound = upper_bound(graph, source, targets)
     certain = certify(graph, source, targets, bound) if closed_form else bound <= 0
-    values, left = bound.copy(), np.flatnonzero(~certain)
-    if len(left):
-        top = bound[left].max()
-        edges = _edges(graph, top)
-        for place in left:
-            flow = maximum_flow(edges, source, targets.start + int(place), method="dinic").flow_value
-            values[place] = min(flow * top / UNITS, bound[place])
+    values, top = bound.copy(), np.inf
+    for place in sorted(np.flatnonzero(~certain), key=lambda place: -bound[place]):
+        if bound[place] < top / 8:  # small flows get a finer grid of integers
+            top = bound[place]
+            edges = _edges(graph, top)
+        flow = maximum_flow(edges, source, targets.start + int(place), method="dinic").flow_value
+        values[place] = min(flow * top / UNITS, bound[place])
     return values, certain
 
 
@@ -194,7 +195,7 @@ def divide(graph: FlowGraph, source: int, ends: NDArray[np.int64], weights: Arra
     values, rising = np.zeros(len(ends)), weights > 0
     if not rising.any() or top <= 0:
         return values
-    edges = _edges(graph, top, len(ends))
+    edges = _edges(graph, top, sink=True)
     total = _joint(edges, source, ends, np.full(len(ends), top), top)[0]
     while rising.any():
         level = max(total - values[~rising].sum(), 0.0) / weights[rising].sum()
@@ -226,14 +227,15 @@ def _joint(
     return result.flow_value * top / UNITS, ~np.isin(ends, reached)
 
 
-def _edges(graph: FlowGraph, top: float, more: int = 0) -> csr_array:
+def _edges(graph: FlowGraph, top: float, *, sink: bool = False) -> csr_array:
     """The graph in integers: `top`, which no flow exceeds, is UNITS, and so is any capacity above."""
     edges = [block.edges() for block in graph.blocks]
     tail, head = (np.concatenate([edge[end] for edge in edges]).astype(np.int32) for end in (0, 1))
     values = np.concatenate([edge[2] for edge in edges])
-    units = np.rint(np.minimum(values, top) * (UNITS / top)).astype(np.int32)
-    size = graph.size + bool(more)
-    return csr_array((units, (tail, head)), shape=(size, size))
+    size = graph.size + sink
+    found = csr_array((values, (tail, head)), shape=(size, size))
+    found.data = np.rint(np.minimum(found.data, top) * (UNITS / top)).astype(np.int32)
+    return found
 
 
 def _with_readout(
