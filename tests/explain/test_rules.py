@@ -51,7 +51,7 @@ def test_fusing_equals_its_twin(shape: tuple[int, ...], more: int, fusion: str, 
     found = fuse(attention, gradient, fusion=fusion, signed=signed)
     pairs = list(zip(attention.numpy(), gradient.numpy(), strict=True))
     assert same(found, [twin.fused(a, g, fusion, signed) for a, g in pairs])
-    assert not same(found, [twin.fused(a, 1.01 * g + 0.01, fusion, signed) for a, g in pairs])
+    assert not same(found, [twin.fused(a, g + 3, fusion, signed) for a, g in pairs])
     assert same(fuse(attention, fusion=fusion), [twin.fused(a, None, fusion) for a, _ in pairs])
 
 
