@@ -52,6 +52,7 @@ class Evidence:
         watched = tuple(dict.fromkeys((*family.watches(model), *watch)))
         with mode or nullcontext(), capture(model, family.sites(model), watch=watched) as self.seen:
             self.outputs = model(**inputs)
+        with torch.enable_grad():  # out of the mode: it changes the model's own softmax, not a user's score
             self.reading: Reading = family.read(model, inputs, self.outputs, self.seen, target)
         self.rows = len(self.reading.scores)
         self._own: Maps = {}
@@ -77,11 +78,14 @@ class Evidence:
         """d score / d probabilities of these rows (under `lrp()` the relevance of the probabilities)."""
         shared = self._sites(shared=True)
         if shared and self._shared[0] != rows:
-            basis = torch.eye(self.rows, device=self.reading.scores.device)[rows]
-            found = self.seen.gradients(self.reading.scores, shared, grad_outputs=basis)
+            found = self.seen.gradients(self.reading.scores, shared, grad_outputs=self._basis[rows])
             self._shared = rows, {site: each[:, 0] for site, each in found.items()}
         if not self._own and (own := self._sites(shared=False)):
-            self._own = self.seen.gradients(self.reading.scores, own)
+            basis = self._basis if self._is_coupled else None
+            found = self.seen.gradients(self.reading.scores, own, grad_outputs=basis)
+            self._own = {
+                site: self._own_rows(each) if self._is_coupled else each for site, each in found.items()
+            }
         return {s: self._shared[1][s] if s in self._shared[1] else self._own[s][rows] for s in sites}
 
     def row_relevance(
@@ -89,12 +93,12 @@ class Evidence:
     ) -> Tensor | None:
         """The row of the generic rule, carried during one backward that stores no gradient.
 
-        None where it cannot be had so: several streams, a shared stream, half precision, whose loss scale is
-        found by looking at whole gradients, or probabilities that are leaves each, out of each other's way
-        (Libra).
+        None where it cannot be had so: several streams, a shared stream, coupled rows, half precision (whose
+        loss scale is found by looking at whole gradients), or probabilities that are leaves each, out of each
+        other's way (Libra).
         """
         part = self.wiring.part(readout.stream)
-        if not part.is_plain or self.is_shared(readout) or self.is_half:
+        if not part.is_plain or self.is_shared(readout) or self._is_coupled or self.is_half:
             return None
         first = position(start_layer, len(part.steps), f"layer of stream {readout.stream!r}")
         maps = [self.seen.attention[site] for site in self.sites_of(readout)][first:]
@@ -110,11 +114,12 @@ class Evidence:
     def gradient_of(self, scores: Tensor, inner: Tensor, shared: bool) -> Float[Tensor, "row *_"]:
         """d score / d an inner tensor whose batch are the rows, or is one that all rows share."""
         scale = _HALF_SCALE if self.is_half else 1.0
-        weights = torch.eye(len(scores), device=scores.device) if shared else torch.ones_like(scores)
+        each = shared or self._is_coupled
+        weights = (self._basis if each else torch.ones_like(scores)).to(scores.dtype) * scale
         (found,) = torch.autograd.grad(
-            scores, inner, weights.to(scores.dtype) * scale, retain_graph=True, is_grads_batched=shared
+            scores, inner, weights, retain_graph=True, is_grads_batched=each, materialize_grads=True
         )
-        found = (found[:, 0] if shared else found).float() / scale
+        found = (found[:, 0] if shared else self._own_rows(found) if each else found).float() / scale
         if not torch.isfinite(found).all():
             raise CaptureError("the gradient is not finite: float16 overflows here. Use bfloat16 or float32")
         return found
@@ -128,6 +133,20 @@ class Evidence:
     def is_shared(self, readout: Readout) -> bool:
         """Whether the readout's stream was encoded once for several rows."""
         return self.rows > 1 and readout.stream in self.reading.shared
+
+    @property
+    def _basis(self) -> Float[Tensor, "row row"]:
+        return torch.eye(self.rows, device=self.reading.scores.device)
+
+    @property
+    def _is_coupled(self) -> bool:
+        """Whether a sum of scores would mix what the rows rest on."""
+        return self.reading.coupled and self.rows > 1
+
+    def _own_rows(self, found: Tensor) -> Tensor:
+        """Of the gradient of every score by every row's item that by its own."""
+        own = torch.arange(self.rows, device=found.device)
+        return found[own, own]
 
     def _sites(self, *, shared: bool) -> tuple[Site, ...]:
         of_shared = {

@@ -272,6 +272,7 @@ def settings_of(method: str) -> dict[str, Any]:
     return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
 
+@torch.enable_grad()
 def relevance_of(
     model: nn.Module,
     family: Family,
