@@ -308,15 +308,16 @@ def test_everything_is_put_back(make: Any, error: type[BaseException] | None) ->
     assert torch.equal(plain(case), answer)
 
 
-def test_everything_is_put_back_when_the_model_fails_halfway() -> None:
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_everything_is_put_back_when_the_model_fails_halfway(error: type[BaseException]) -> None:
     case = vit("sdpa")
     before = state(case.model)
 
     def fail(*_: Any) -> None:
-        raise KeyboardInterrupt
+        raise error
 
     hook = case.model.vit.layers[1].register_forward_pre_hook(fail)
-    with pytest.raises(KeyboardInterrupt), capture(case.model):
+    with pytest.raises(error), capture(case.model):
         case.model(**case.inputs)
     hook.remove()
     assert state(case.model) == before
@@ -564,6 +565,37 @@ def test_a_softmax_without_a_product_is_no_attention() -> None:
     model = Odd(lambda each: each.softmax(-1) * each).eval()
     with pytest.raises(CaptureError, match="no attention was seen"), capture(model):
         model(torch.randn(2, 3, 5, 6))
+
+
+def test_a_softmax_and_a_product_in_two_calls_are_no_attention() -> None:
+    bodies = iter([lambda each: each.softmax(-1), lambda each: each @ each.mT])
+    twice = Odd(lambda each: next(bodies)(each))
+    model = Odd(lambda each: twice(twice(each))).eval()
+    model.twice = twice.eval()
+    with pytest.raises(CaptureError, match="no attention was seen"), capture(model):
+        model(torch.randn(2, 3, 6, 6))
+
+
+def test_float16_is_noticed_in_any_attention() -> None:
+    model = Around(lambda *each: [model.low(*(one.half() for one in each)), model.high(*each)])
+    model.low, model.high = Around(F.scaled_dot_product_attention), Around(F.scaled_dot_product_attention)
+    with capture(model.eval()) as seen:
+        model(*torch.randn(3, 2, 3, 5, 6))
+    assert seen.half
+    assert not captured(vit("sdpa"))[1].half
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_autocast_is_as_without_a_capture(attention: str) -> None:
+    case = bert(attention)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = plain(case)
+        after, seen = captured(case)
+    assert after.dtype == before.dtype == torch.bfloat16
+    if attention == "eager":
+        assert torch.equal(after.detach(), before)
+    torch.testing.assert_close(after.detach(), before, rtol=0.02, atol=0.02)
+    assert {each.dtype for each in seen.attention.values()} == {torch.float32}
 
 
 def test_attention_without_an_axis_of_heads_is_refused() -> None:
