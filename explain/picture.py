@@ -40,12 +40,15 @@ def picture(relevance: Relevance) -> Image.Image:
 
 
 def strips(relevance: Relevance, rows: Sequence[int], side: int = SIDE) -> list[list[Image.Image]]:
-    """The lines of strips that go under the maps of these rows: words, then regions, where there are such."""
+    """The lines of strips that go under the maps of these rows: words, then regions, where there are such.
+
+    Their heat begins at 0, not at the least value: among two words one may well matter half as much.
+    """
     lines = []
     if relevance.text is not None:
         lines.append([_text(relevance, row, side) for row in rows])
     if relevance.regions is not None:
-        lines.append([bars(scaled(relevance.regions[row], signed=relevance.signed), side) for row in rows])
+        lines.append([bars(scaled(relevance.regions[row], signed=True), side) for row in rows])
     return lines
 
 
@@ -107,12 +110,12 @@ def _text(relevance: Relevance, row: int, side: int) -> Image.Image:
     assert relevance.text is not None
     values = relevance.text[row]
     if relevance.words is None:
-        return bars(scaled(values, signed=relevance.signed), side)
+        return bars(scaled(values, signed=True), side)
     words = [readable(word) for word in relevance.words[row]]
     shown = [place for place, word in enumerate(words) if word]
     if not shown:
         return Image.new("RGB", (side, 1), PAPER)
-    heat = scaled(values[shown], signed=relevance.signed)
+    heat = scaled(values[shown], signed=True)
     return words_strip([words[place] for place in shown], heat, side)
 
 

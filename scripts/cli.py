@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import settings as asked
+from .cli_explain import explain
 from .settings import GenerateSettings, Request, UsageError
+from .terminal import clear_errors, quieten
 
 if TYPE_CHECKING:
     from .generate import Drawing, Watch
@@ -41,6 +42,9 @@ def main(
     ] = False,
 ) -> None:
     """Diffusion that heeds every word of the prompt."""
+
+
+app.command()(explain)
 
 
 @app.command()
@@ -125,7 +129,7 @@ def generate(
         "compare": compare,
         "dtype": dtype,
     }
-    with _clear_errors():
+    with clear_errors():
         if again is None:
             requests = _requests(prompts or [], prompts_file, words or [])
             settings, record = _settings(requests, seed or [], chosen), None
@@ -165,7 +169,7 @@ def _check_alone(given: dict[str, Any]) -> None:
 
 
 def _carry_out(settings: GenerateSettings, out: Path, record: dict[str, Any] | None) -> None:
-    _quieten()
+    quieten()
     from . import generate as work
     from . import results
 
@@ -185,29 +189,6 @@ def _carry_out(settings: GenerateSettings, out: Path, record: dict[str, Any] | N
         typer.echo(f"wrote {path}")
     if record is not None:
         _print_comparison(results.differences(record, settings, drawings), len(drawings))
-
-
-def _quieten() -> None:
-    """Keep the libraries' bars and hints for programmers off the terminal; downloads still show theirs."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when they are imported
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """One line and exit code 2 for whatever was asked wrongly; errors of the program keep their trace."""
-    from ..guidance.errors import GuidanceError
-
-    try:
-        yield
-    except (UsageError, GuidanceError) as problem:
-        typer.echo(f"error: {' '.join(str(problem).split())}", err=True)
-        raise typer.Exit(2) from problem
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from ..guidance import AttendAndExcite, GuidanceError, GuidedRun, RelativeStep, Span, StepLog, guide
+from .machine import choose, one_line
 from .settings import GenerateSettings, Request, UsageError
 
 PLAIN, GUIDED = "plain", "guided"
@@ -51,11 +52,7 @@ def resolve(settings: GenerateSettings) -> GenerateSettings:
     Raises:
         UsageError: a device that is not there, or float16 on a CPU.
     """
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    kind = _device_type(device)
-    dtype = settings.dtype or ("float16" if kind == "cuda" else "float32")
-    if kind == "cpu" and dtype == "float16":
-        raise UsageError("float16 on a CPU is a thousand times slower than float32; take float32 or bfloat16")
+    device, dtype = choose(settings.device, settings.dtype)
     scale = settings.guidance_scale
     if scale is None:
         scale = 5.0 if settings.model is None else 7.5
@@ -63,20 +60,9 @@ def resolve(settings: GenerateSettings) -> GenerateSettings:
     if model is not None and Path(model).is_dir():
         model = str(Path(model).resolve())
     # The embedded model is small: on a busy machine two threads wait for each other more than they work.
-    alone = settings.model is None and kind == "cpu"
+    alone = settings.model is None and torch.device(device).type == "cpu"
     threads = settings.threads or (1 if alone else torch.get_num_threads())
     return replace(settings, device=device, dtype=dtype, guidance_scale=scale, model=model, threads=threads)
-
-
-def _device_type(device: str) -> str:
-    try:
-        kind = torch.device(device).type
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as problem:
-        raise UsageError(
-            f'device "{device}" cannot be used here ({_one_line(problem)}); try cpu'
-        ) from problem
-    return kind
 
 
 def load(settings: GenerateSettings) -> StableDiffusionPipeline:
@@ -91,7 +77,7 @@ def load(settings: GenerateSettings) -> StableDiffusionPipeline:
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as problem:
         name = "the embedded model" if settings.model is None else f'the model "{settings.model}"'
         raise UsageError(
-            f"cannot load {name}: {_one_line(problem)}; --model takes the folder or the hub id of a "
+            f"cannot load {name}: {one_line(problem)}; --model takes the folder or the hub id of a "
             "Stable Diffusion in safetensors"
         ) from problem
     pipe.set_progress_bar_config(disable=True)
@@ -200,7 +186,7 @@ class _ToldPlainly:
         if isinstance(problem, torch.OutOfMemoryError):
             raise UsageError("out of memory; take a smaller --size, or --dtype float16 on a GPU") from problem
         if isinstance(problem, ValueError) and not isinstance(problem, GuidanceError):
-            raise UsageError(f"the pipeline refused: {_one_line(problem)}") from problem
+            raise UsageError(f"the pipeline refused: {one_line(problem)}") from problem
 
 
 def _judge(settings: GenerateSettings) -> Callable[[Drawing], tuple[str | None, ...]] | None:
@@ -212,7 +198,7 @@ def _judge(settings: GenerateSettings) -> Callable[[Drawing], tuple[str | None, 
     try:
         judge = load_judge(device=settings.device)
     except OSError as problem:
-        raise UsageError(f"cannot load the embedded judge: {_one_line(problem)}") from problem
+        raise UsageError(f"cannot load the embedded judge: {one_line(problem)}") from problem
 
     def verdicts(drawing: Drawing) -> tuple[str | None, ...]:
         sighting = judge([drawing.image])[0]
@@ -227,9 +213,3 @@ def _verdict(sighting: Any, span: Span) -> str | None:
     if label not in sighting.scores or span.occurrence > 1:
         return None
     return "heeded" if sighting.sees(label) else "neglected"
-
-
-def _one_line(problem: BaseException) -> str:
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    text = lines[0] if lines else type(problem).__name__
-    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,43 @@
+"""What the commands share on the terminal: quiet libraries, one clear line for what was asked wrongly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from .settings import UsageError
+
+
+def quieten() -> None:
+    """Keep the libraries' bars and hints for programmers off the terminal; downloads still show theirs."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when they are imported
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """One line and exit code 2 for whatever was asked wrongly; errors of the program keep their trace."""
+    try:
+        yield
+    except Exception as problem:
+        if not _is_asked_wrongly(problem):
+            raise
+        typer.echo(f"error: {' '.join(str(problem).split())}", err=True)
+        raise typer.Exit(2) from problem
+
+
+def _is_asked_wrongly(problem: Exception) -> bool:
+    if isinstance(problem, UsageError):
+        return True
+    from ..explain.errors import ExplainError  # heavy rooms: mistakes in the arguments answer at once
+    from ..guidance.errors import GuidanceError
+
+    return isinstance(problem, (ExplainError, GuidanceError))
