@@ -16,7 +16,7 @@ ROUNDS = 200
 def upper_bound(graph: FlowGraph, source: int, targets: State) -> Array:
     """The least of the cheap cuts between the source and every target, (target,).
 
-    Cut are: all that leaves the source towards the target; all that enters the target from where the source
+    The cuts: all that leaves the source towards the target; all that enters the target from where the source
     gets to; and, for either end, the same around the column of its token over 1, 2, ... states: the
     attentions into a token at every layer, say, whose residual connections stay inside the cut.
     """
@@ -37,14 +37,15 @@ def _cuts_above(
 ) -> Array:
     """The least of what enters {target}, {target, the same token a state nearer to the source}, ... ."""
     chain = graph.chain(targets, along=False)
-    total, cuts, before = np.zeros(targets.count), [], None
-    for state in chain:
+    inside, cuts = np.zeros(targets.count), []
+    for state, beyond in zip(chain, [*chain[1:], None], strict=True):
         arriving = graph.arriving(state) * reached
-        if before is not None:  # what ran between the two states no longer crosses the cut
-            total = total - before[:, state.nodes].diagonal()
-        total = total + arriving.sum(axis=1)
-        cuts.append(total)
-        before = arriving
+        through = np.zeros(targets.count)
+        if beyond is not None:  # set apart, not taken off later: it may be a billion times the rest
+            through = arriving[:, beyond.nodes].diagonal().copy()
+            np.fill_diagonal(arriving[:, beyond.nodes], 0.0)
+        inside = inside + arriving.sum(axis=1)
+        cuts.append(inside + through)
     least = np.min(cuts, axis=0)
     if holder in chain:  # around the source's own token, the source has to stay outside
         token = source - holder.start
@@ -59,13 +60,14 @@ def _cuts_below(
     chain = [] if holder is None else graph.chain(holder, along=True)
     token = 0 if holder is None else source - holder.start
     nodes = [source] if holder is None else [state.start + token for state in chain]
-    total, cuts, leaving = np.zeros(targets.count), [], np.zeros(graph.size)
-    for place, node in enumerate(nodes):
-        if place:
-            total = total - leaving[node] * towards[:, node]
-        leaving = graph.leaving(node)
-        total = total + towards @ leaving
-        cuts.append(total)
+    inside, cuts = np.zeros(targets.count), []
+    for node, beyond in zip(nodes, [*nodes[1:], None], strict=True):
+        leaving, through = graph.leaving(node), np.zeros(targets.count)
+        if beyond is not None:
+            through = leaving[beyond] * towards[:, beyond]
+            leaving[beyond] = 0.0
+        inside = inside + towards @ leaving
+        cuts.append(inside + through)
     least = np.min(cuts, axis=0)
     if targets in chain:  # the target itself has to stay outside
         least[token] = np.min(cuts[: chain.index(targets)], axis=0)[token]

@@ -253,6 +253,19 @@ def test_zero_capacities_carry_nothing() -> None:
             torch.testing.assert_close(alone, 0.5 * readout.weights[0])
 
 
+def test_faint_gradients_lose_nothing_to_the_residual() -> None:
+    """Where the residual never is the bottleneck, flow grows as its capacities do, however small they are."""
+    maps = random_maps(SINGLE, {"joint": 7}, 3, kind="gradient")
+    readout = one_hot("joint", 7, 0)
+    flows = [
+        attention_flow(SINGLE, {site: scale * values for site, values in maps.items()}, readout)
+        for scale in (1.0, 1e-8)
+    ]
+    known, faint = (flow.values["joint"][0, 1:] for flow in flows)
+    assert (known > 0).any()
+    torch.testing.assert_close(faint * 1e8, known, rtol=1e-5, atol=0)
+
+
 def test_readout_of_several_tokens_stands_above_them() -> None:
     wiring, stream, counts = WIRINGS["encoder-decoder"]
     maps = random_maps(wiring, counts, 5, kind="gradient")
