@@ -42,8 +42,8 @@ class _Refused(torch.autograd.Function):
             return None, None
         raise UnsupportedMethodError(
             f"layer-wise relevance propagation has no rule for {ctx.name}, which lies between the attention "
-            "and the score. If it is attention, run the model inside `with lrp(), capture(model):`; otherwise use "
-            "a method that needs no LRP, such as generic, or a score computed without it"
+            "and the score. If it is attention, run the model inside `with lrp(), capture(model):`; or else "
+            "use a method that needs no LRP, such as generic, or a score computed without it"
         )
 
 
@@ -99,9 +99,11 @@ def lrp() -> TorchFunctionMode:
     - sums and means: in proportion to the summands; indexing, reshaping, joining: moved along.
 
     All of these conserve the sum of relevance up to eps, unless contributions are all zero. Convolutions
-    have no rule: what lies below the first attention is nothing that a method reads from here. A float16
-    model carries relevance in float16: scale the score up and the relevance down, as `Capture.gradients`
-    does.
+    have no rule: what lies below the first attention is nothing that a method reads from here.
+
+    Use float32. Contributions are divided by sums that may all but cancel, so rounding of the activations
+    grows on the way down: in float16 and bfloat16 only the last layers keep what float32 gives them, whatever
+    the precision of the rules. Libra gradients do not suffer from this.
 
     Raises (in the forward or, at the latest, in the backward):
         UnsupportedMethodError: relevance meets a function that has no rule, or a tensor overwritten in place.
