@@ -54,8 +54,9 @@ def strips(relevance: Relevance, rows: Sequence[int], side: int = SIDE) -> list[
 
 def words_strip(words: Sequence[str], heat: Float[np.ndarray, "word"], side: int = SIDE) -> Image.Image:
     """Words in running text, the paper under each tinted by its heat, -1..1 (blue speaks against)."""
-    font = ImageFont.load_default(max(12, side // 16))
-    line, gap = round(font.size * 1.5), max(2, side // 64)
+    size = max(12, side // 16)
+    font = ImageFont.load_default(size)
+    line, gap = round(size * 1.5), max(2, side // 64)
     places, left, top = [], 0, 0
     for word in words:
         width = min(side, round(font.getlength(word)) + 2 * gap)

@@ -125,10 +125,11 @@ class Relevance:
         """
         tensors, record = _opened(Path(path))
         try:
-            told = json.loads(record)
+            told: dict[str, Any] = json.loads(record)
             words = told.pop("words")
-            lists = {"targets": tuple(told.pop("targets")), "scores": tuple(told.pop("scores"))}
-            return cls(**tensors, **lists, words=words and tuple(tuple(row) for row in words), **told)
+            told["words"] = words and tuple(tuple(row) for row in words)
+            told |= {name: tuple(told.pop(name)) for name in ("targets", "scores")}
+            return cls(**{**told, **tensors})
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise InputError(f"the relevance file {path} is damaged: {_first_line(problem)}") from problem
 

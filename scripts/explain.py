@@ -39,7 +39,7 @@ class Question:
     inputs: dict[str, Any]
     shown: Image.Image
     corner: tuple[float, float]
-    target: list[int | str] | None = None
+    target: list[Any] | None = None
     words: list[list[str]] | None = None
 
 

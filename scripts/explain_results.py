@@ -59,7 +59,8 @@ def page(settings: ExplainSettings, question: Question, answers: Sequence[Releva
     )
     if len(answers) == 1:
         return sheet(_targets(settings, question, answers[0], image), title=f"{title}, {answers[0].method}")
-    rows, labels = [], []
+    rows: list[Cells] = []
+    labels: list[str] = []
     for row, target in enumerate(answers[0].targets):
         rows += _lines([image], [(answer, row) for answer in answers], settings, question)
         labels += [target] + [""] * (len(rows) - len(labels) - 1)
