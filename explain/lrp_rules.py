@@ -157,7 +157,7 @@ def reduction(func: Run, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def constant(func: Run, *args: Any, **kwargs: Any) -> Any:
-    """The norm by which something is divided: takes no relevance."""
+    """The inverse of a norm, by which something is multiplied: takes no relevance."""
     with torch.no_grad():
         return func(*args, **kwargs)
 
@@ -272,7 +272,7 @@ def _table() -> dict[Callable[..., Any], Callable[..., Any]]:
         ),
         ("clamp clip layer_norm rms_norm group_norm batch_norm normalize", unary),
         ("sum mean", reduction),
-        ("norm vector_norm rsqrt std var", constant),
+        ("rsqrt", constant),
         ("linear", linear),
         ("matmul mm bmm __matmul__", matmul),
         ("einsum", einsum),

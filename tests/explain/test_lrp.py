@@ -289,6 +289,7 @@ def test_masks_take_nothing_and_leave_the_rest_alone() -> None:
         lambda x: x / x.norm(dim=-1, keepdim=True),
         lambda x: x / torch.pow(torch.sum(torch.pow(x, 2), -1, keepdim=True), 0.5),
         lambda x: F.normalize(x, dim=-1),
+        lambda x: x * x.pow(2).mean(-1, keepdim=True).rsqrt(),
         lambda x: F.dropout(x, 0.5, training=False),
         lambda x: x.transpose(0, 1).flatten(1).reshape(3, 2, 4).swapaxes(0, 1).contiguous().to(torch.float64),
     ],
@@ -353,7 +354,7 @@ def test_attention_that_nobody_captures_is_refused() -> None:
     query = draw(0, 1, 2, 3, 4).requires_grad_()
     with lrp():
         value = F.scaled_dot_product_attention(query, query, query)
-    with pytest.raises(UnsupportedMethodError, match="scaled_dot_product_attention.*capture"):
+    with pytest.raises(UnsupportedMethodError, match=r"scaled_dot_product_attention.*capture"):
         value.sum().backward()
 
 
@@ -446,23 +447,18 @@ def test_several_targets_in_one_backward() -> None:
             torch.testing.assert_close(together[site][row], alone, rtol=1e-4, atol=1e-6)
 
 
-def test_bfloat16_follows_float32() -> None:
-    """In the last layer: below it, relevance is divided by scores that bfloat16 rounds to 1 in 256."""
+@pytest.mark.parametrize(
+    ("device", "kind"),
+    [
+        ("cpu", torch.bfloat16),
+        ("cpu", torch.float16),
+        pytest.param("cuda", torch.float16, marks=pytest.mark.gpu),
+    ],
+)
+def test_half_precision_follows_float32_in_the_last_layer(device: str, kind: torch.dtype) -> None:
     model, inputs = tiny("vit")
     wanted = relevance_of(model, inputs, 3)[1]
-    half = {name: value.bfloat16() if isinstance(value, Tensor) else value for name, value in inputs.items()}
-    found = relevance_of(model.bfloat16(), half, 3)[1]
+    half = {key: each.to(device, kind) if isinstance(each, Tensor) else each for key, each in inputs.items()}
+    found = relevance_of(model.to(device, kind), half, 3)[1]
     assert all(each.dtype == torch.float32 and each.isfinite().all() and each.any() for each in found)
-    assert torch.corrcoef(torch.stack([found[-1].flatten(), wanted[-1].flatten()]))[0, 1] > 0.99
-
-
-@pytest.mark.gpu
-def test_float16_on_a_gpu() -> None:
-    model, inputs = tiny("vit")
-    wanted = relevance_of(model, inputs, 3)[1]
-    half = {
-        name: value.cuda().half() if isinstance(value, Tensor) else value for name, value in inputs.items()
-    }
-    for one, other in zip(relevance_of(model.cuda().half(), half, 3)[1], wanted, strict=True):
-        assert torch.isfinite(one).all()
-        assert torch.corrcoef(torch.stack([one.flatten().cpu(), other.flatten()]))[0, 1] > 0.9
+    assert torch.corrcoef(torch.stack([found[-1].flatten().cpu(), wanted[-1].flatten()]))[0, 1] > 0.98
