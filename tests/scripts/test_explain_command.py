@@ -174,6 +174,45 @@ def test_a_cropping_processor_is_seen_through(heedful: Command, two: Path, vit_f
     assert "lies outside what the model sees of the image: x 70 to 229, y 20 to 179" in refused.stderr
 
 
+def test_a_detectors_box_is_explained_by_its_label(heedful: Command, two: Path, tmp_path: Path) -> None:
+    model, _ = tiny("detr")
+    model.save_pretrained(tmp_path / "detr")
+    side = {"height": 40, "width": 64}
+    transformers.DetrImageProcessorPil(size=side, do_pad=False).save_pretrained(tmp_path / "detr")
+    result = heedful("explain", two, "--model", tmp_path / "detr", "--label", 0, "--device", "cpu")
+
+    assert result.exit_code == 0, result.output
+    found = Relevance.load(tmp_path / "out" / "two-animals-generic.safetensors")
+    assert found.image.shape[0] == 1
+    assert found.targets[0].startswith("box 0")
+    assert rows_of(result)[0][0] == found.targets[0]
+
+
+def test_a_model_that_reads_both_together_gets_its_image_for_each_text(
+    heedful: Command, two: Path, tmp_path: Path
+) -> None:
+    model, _ = tiny("blip")
+    folder = tmp_path / "blip"
+    model.save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "frog"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = transformers.BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
+    size = model.config.vision_config.image_size
+    images = transformers.BlipImageProcessorPil(size={"height": size, "width": size})
+    transformers.BlipProcessor(images, tokenizer).save_pretrained(folder)
+    result = heedful(
+        "explain", two, "--model", folder, "--text", "a cat", "--text", "a frog", "--device", "cpu",
+    )  # fmt: skip
+
+    assert result.exit_code == 0, result.output
+    both = Relevance.load(tmp_path / "out" / "two-animals-generic.safetensors")
+    assert both.targets == ("a cat", "a frog")
+    heedful("explain", two, "--model", folder, "--text", "a frog", "--device", "cpu", "--out", "one")
+    alone = Relevance.load(tmp_path / "one" / "two-animals-generic.safetensors")
+    assert alone.scores[0] == pytest.approx(both.scores[1], rel=1e-4)
+    torch.testing.assert_close(alone.image[0], both.image[1], rtol=1e-3, atol=1e-6)
+
+
 def test_smoothgrad_takes_the_seed(heedful: Command, two: Path, vit_folder: Path, tmp_path: Path) -> None:
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
         result = heedful(
