@@ -132,8 +132,8 @@ def _refused(func: Run, *args: Any, **kwargs: Any) -> Tensor:
 
 def _fused(func: Run, *args: Any, **kwargs: Any) -> Tensor:
     raise UnsupportedMethodError(
-        f"the softmax inside {resolve_name(func) or func} cannot be kept constant from outside: run the model "
-        "inside `with libra(), capture(model):`, or load it with attn_implementation='eager'"
+        f"the softmax inside {resolve_name(func) or func} cannot be kept constant from outside: run the "
+        "model inside `with libra(), capture(model):`, or load it with attn_implementation='eager'"
     )
 
 

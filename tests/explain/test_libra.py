@@ -273,7 +273,7 @@ def test_refusals_name_the_function(run: Callable[[Tensor], Tensor]) -> None:
 
 def test_attention_that_nobody_captures_is_refused() -> None:
     model, inputs = tiny("vit")
-    with libra(), pytest.raises(UnsupportedMethodError, match="scaled_dot_product_attention.*capture"):
+    with libra(), pytest.raises(UnsupportedMethodError, match=r"scaled_dot_product_attention.*capture"):
         model(**inputs)
 
 
