@@ -98,7 +98,7 @@ class Evidence:
         other's way (Libra).
         """
         part = self.wiring.part(readout.stream)
-        if not part.is_plain or self.is_shared(readout) or self._is_coupled or self.is_half:
+        if not part.is_plain or self.is_shared(readout) or self._is_coupled or self.seen.half:
             return None
         first = position(start_layer, len(part.steps), f"layer of stream {readout.stream!r}")
         maps = [self.seen.attention[site] for site in self.sites_of(readout)][first:]
@@ -113,7 +113,7 @@ class Evidence:
 
     def gradient_of(self, scores: Tensor, inner: Tensor, shared: bool) -> Float[Tensor, "row *_"]:
         """d score / d an inner tensor whose batch are the rows, or is one that all rows share."""
-        scale = _HALF_SCALE if self.is_half else 1.0
+        scale = _HALF_SCALE if self.seen.half else 1.0
         each = shared or self._is_coupled
         weights = (self._basis if each else torch.ones_like(scores)).to(scores.dtype) * scale
         (found,) = torch.autograd.grad(
@@ -123,12 +123,6 @@ class Evidence:
         if not torch.isfinite(found).all():
             raise CaptureError("the gradient is not finite: float16 overflows here. Use bfloat16 or float32")
         return found
-
-    @property
-    def is_half(self) -> bool:
-        """Whether gradients need a scale to neither vanish nor overflow."""
-        floats = (each for each in self.model.parameters() if each.is_floating_point())
-        return any(each.dtype == torch.float16 for each in floats) or torch.is_autocast_enabled()
 
     def is_shared(self, readout: Readout) -> bool:
         """Whether the readout's stream was encoded once for several rows."""
