@@ -88,7 +88,8 @@ class VisualBert(VisualBertReasoning):
         self, model: Any, inputs: Mapping[str, Any], hidden: Float[Tensor, "batch token channel"]
     ) -> Float[Tensor, "batch label"]:
         """The classifier on the last word."""
-        return model.cls(hidden[torch.arange(len(hidden)), self._last_word(inputs)])
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return model.cls(hidden[rows, self._last_word(inputs)])
 
     def _last_word(self, inputs: Mapping[str, Any]) -> Int[Tensor, "batch"]:
         return inputs["attention_mask"].long().sum(1) - 2
