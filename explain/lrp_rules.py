@@ -60,10 +60,7 @@ class _Step(torch.autograd.Function):
         (relevance,) = relevances
         if relevance is None or ctx.rule is None:
             return None, None, relevance, *[None] * (len(ctx.needs_input_grad) - 3)
-        # The mode may still be active around the backward: it must not answer the rule's own arithmetic.
-        with torch._C.DisableTorchFunction():
-            parts = ctx.rule(_wide(relevance), *map(_wide, ctx.saved_tensors))
-        return None, None, *parts
+        return None, None, *ctx.rule(_wide(relevance), *map(_wide, ctx.saved_tensors))
 
 
 def _step(run: Run, rule: Callable[..., Parts] | None, *operands: Tensor) -> Tensor:
@@ -156,7 +153,7 @@ def reduction(func: Run, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return _step(run, partial(_summed, run), input)
 
 
-def constant(func: Run, *args: Any, **kwargs: Any) -> Any:
+def constant(func: Run, *args: Any, **kwargs: Any) -> Tensor:
     """The inverse of a norm, by which something is multiplied: takes no relevance."""
     with torch.no_grad():
         return func(*args, **kwargs)
@@ -228,9 +225,10 @@ def multiplication(func: Run, input: Any, other: Any) -> Tensor:
 
 
 def division(func: Run, input: Tensor, other: Any) -> Tensor:
-    """The divisor is a constant (a norm, a temperature)."""
-    divisor = other.detach() if isinstance(other, Tensor) else other
-    return _step(lambda x: func(x, divisor), _scaled, input)
+    """The divisor is a constant (a norm, a temperature), and so is what is inverted."""
+    if not carries(input):
+        return constant(func, input, other)
+    return _step(lambda x: func(x, other), _scaled, input)
 
 
 def addmm(
@@ -272,7 +270,7 @@ def _table() -> dict[Callable[..., Any], Callable[..., Any]]:
         ),
         ("clamp clip layer_norm rms_norm group_norm batch_norm normalize", unary),
         ("sum mean", reduction),
-        ("rsqrt", constant),
+        ("rsqrt reciprocal __rdiv__ __rtruediv__", constant),
         ("linear", linear),
         ("matmul mm bmm __matmul__", matmul),
         ("einsum", einsum),

@@ -290,6 +290,8 @@ def test_masks_take_nothing_and_leave_the_rest_alone() -> None:
         lambda x: x / torch.pow(torch.sum(torch.pow(x, 2), -1, keepdim=True), 0.5),
         lambda x: F.normalize(x, dim=-1),
         lambda x: x * x.pow(2).mean(-1, keepdim=True).rsqrt(),
+        lambda x: x * (1 / x.norm(dim=-1, keepdim=True)),
+        lambda x: x * torch.div(torch.ones(1), x.std(dim=-1, keepdim=True)),
         lambda x: F.dropout(x, 0.5, training=False),
         lambda x: x.transpose(0, 1).flatten(1).reshape(3, 2, 4).swapaxes(0, 1).contiguous().to(torch.float64),
     ],
