@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from heedful.explain import Tile, overlay, sheet
-from heedful.explain.draw import colours, printable, wrap
+from heedful.explain.draw import colours, diverging, printable, scaled, wrap
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
@@ -47,6 +47,43 @@ def test_overlay_takes_tensors_and_arrays_alike_and_leaves_the_image() -> None:
     assert overlay(image, heat).tobytes() == overlay(image, heat.numpy()).tobytes()
     assert overlay(image, heat.bfloat16()).size == image.size
     assert image.tobytes() == picture().tobytes()
+
+
+def test_signed_colours_are_black_at_nothing_and_equally_bright_on_both_arms() -> None:
+    arms = diverging(np.array([[-1.0, -0.5, 0.0, 0.5, 1.0]]))[0].astype(int)
+    light = arms @ np.array([0.2126, 0.7152, 0.0722])
+
+    assert arms[2].tolist() == [0, 0, 0]
+    assert (arms[0, 2] > arms[0, 0], arms[4, 0] > arms[4, 2]) == (True, True)
+    assert light[[0, 1]] == pytest.approx(light[[4, 3]], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "signed", "heat"),
+    [
+        ([[2.0, 4.0, 3.0]], False, [[0.0, 1.0, 0.5]]),
+        ([[-1.0, 4.0, 0.0]], True, [[-0.25, 1.0, 0.0]]),
+        ([[3.0, 3.0]], False, [[0.0, 0.0]]),
+        ([[0.0, 0.0]], True, [[0.0, 0.0]]),
+    ],
+)
+def test_values_are_scaled_to_heat(values: list, signed: bool, heat: list) -> None:
+    assert scaled(torch.tensor(values), signed=signed).tolist() == heat
+    assert scaled(np.array(values), signed=signed).tolist() == heat
+
+
+def test_what_is_not_finite_cannot_be_scaled() -> None:
+    with pytest.raises(ValueError, match="only finite values can be drawn"):
+        scaled(torch.tensor([1.0, float("nan")]))
+
+
+def test_signed_overlays_take_negative_heat() -> None:
+    heat = np.array([[-1.0, 1.0]], dtype=np.float32)
+    drawn = np.asarray(overlay(picture(), heat, signed=True)).astype(int)
+
+    assert drawn[32, 4, 2] > drawn[32, 60, 2]
+    with pytest.raises(ValueError, match=r"in -1..1, got -1.5 to 0.0"):
+        overlay(picture(), np.array([[-1.5, 0.0]], dtype=np.float32), signed=True)
 
 
 def test_overlay_without_alpha_is_the_image() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
@@ -350,6 +351,22 @@ def test_importing_explain_stays_light_and_wrong_types_are_refused() -> None:
     assert heavy == ""
     assert model == "model must be a torch module, such as a CLIPModel; got str"
     assert inputs.endswith('such as processor(images=image, return_tensors="pt"); got NoneType')
+
+
+def test_the_guides_code_runs_and_its_table_names_every_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "explain.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (90, 60), (200, 120, 40)).save("photo.png")
+    known: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        exec(block, known)
+
+    assert known["again"].targets == known["relevance"].targets
+    with Image.open("frog.png") as drawn:
+        assert drawn.size == (90, 60)
+    assert re.findall(r"^\| `(\w+)` \|", guide, re.MULTILINE) == list(METHODS)
 
 
 @pytest.mark.gpu
