@@ -44,8 +44,8 @@ def colours(heat: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "heigh
 def diverging(heat: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
     """Colours of signed heat: from 0 (black) over red to sand at 1, over blue to pale cyan at -1.
 
-    Black stands for nothing, as in `colours`; the two arms are about equally bright, and the colour-blind can tell
-    them apart.
+    Black stands for nothing, as in `colours`; the two arms are about equally bright, and the colour-blind
+    can tell them apart.
     """
     level = np.clip(heat, -1.0, 1.0).astype(np.float64)
     knots = [-1.0, -0.5, 0.0, 0.5, 1.0]
