@@ -143,13 +143,8 @@ class Evidence:
         return found[own, own]
 
     def _sites(self, *, shared: bool) -> tuple[Site, ...]:
-        of_shared = {
-            site
-            for readout in self.reading.readouts
-            if self.is_shared(readout)
-            for site in self.sites_of(readout)
-        }
-        return tuple(site for site in self.seen.attention if (site in of_shared) == shared)
+        seen = {site: self.is_shared(each) for each in self.reading.readouts for site in self.sites_of(each)}
+        return tuple(site for site in self.seen.attention if seen.get(site) is shared)
 
     def _of_rows(self, maps: Tensor, rows: slice) -> Tensor:
         if len(maps) == 1 and self.rows > 1:

@@ -97,6 +97,15 @@ def test_the_predicted_class_is_settled_by_the_first_forward() -> None:
     assert_same(streams(model, inputs, "attribution"), streams(model, inputs, "attribution", predicted))
 
 
+@pytest.mark.parametrize("method", ["generic", "grad_cam", "attribution"])
+def test_attentions_that_nobody_reads_do_not_count(method: str) -> None:
+    model, inputs = tiny("lxmert")  # its last vision-to-language map leads nowhere
+    found = streams(model, single(inputs, 0), method, [0, 1])
+    for row in range(2):
+        alone = streams(model, single(inputs, 0), method, row)
+        assert_same({name: each[row : row + 1] for name, each in found.items()}, alone)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_settings_are_those_of_the_rule(method: str) -> None:
     assert "rows" not in settings_of(method)
