@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
@@ -45,12 +46,31 @@ class Sources:
     def __call__(self, kind: Kind = "plain") -> Evidence:
         """The evidence of a forward under a mode; all explain what the first of them was asked."""
         if kind not in self._made:
+            model, inputs = (
+                _in_float32(self.model, self.inputs) if kind == "lrp" else (self.model, self.inputs)
+            )
             made = self._made[kind] = Evidence(
-                self.model, self.family, self.inputs, self.target, mode=_MODES[kind](), watch=self._watch
+                model, self.family, inputs, self.target, mode=_MODES[kind](), watch=self._watch
             )
             if made.reading.fixed is not None:
                 self.target = made.reading.fixed  # rounding must not change which class is the predicted one
         return self._made[kind]
+
+
+def _in_float32(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[nn.Module, Mapping[str, Any]]:
+    """A copy of a half-precision model, and its inputs: LRP divides by sums that nearly cancel.
+
+    In float16 the relevance of lower layers is lost: against float32 it correlated at -0.8 to 0.03 in the worst
+    layers of small random models.
+    """
+    half = (torch.float16, torch.bfloat16)
+    if not any(each.dtype in half for each in model.parameters()):
+        return model, inputs
+    wide = {
+        name: value.float() if isinstance(value, Tensor) and value.dtype in half else value
+        for name, value in inputs.items()
+    }
+    return copy.deepcopy(model).float(), wide
 
 
 def _cams(

@@ -106,6 +106,15 @@ def test_attentions_that_nobody_reads_do_not_count(method: str) -> None:
         assert_same({name: each[row : row + 1] for name, each in found.items()}, alone)
 
 
+def test_lrp_of_a_half_precision_model_is_that_of_float32() -> None:
+    model, inputs = tiny("vit")
+    half = {name: value.bfloat16() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    found = streams(model.bfloat16(), half, "partial_lrp", [0, 1])
+    assert all(weight.dtype == torch.bfloat16 for weight in model.parameters())
+    wide = {name: value.float() if isinstance(value, Tensor) else value for name, value in half.items()}
+    assert_same(found, streams(model.float(), wide, "partial_lrp", [0, 1]))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_settings_are_those_of_the_rule(method: str) -> None:
     assert "rows" not in settings_of(method)
