@@ -60,8 +60,8 @@ class Sources:
 def _in_float32(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[nn.Module, Mapping[str, Any]]:
     """A copy of a half-precision model, and its inputs: LRP divides by sums that nearly cancel.
 
-    In float16 the relevance of lower layers is lost: against float32 it correlated at -0.8 to 0.03 in the worst
-    layers of small random models.
+    In float16 the relevance of lower layers is lost: against float32 it correlated at -0.8 to 0.03 in the
+    worst layers of small random models.
     """
     half = (torch.float16, torch.bfloat16)
     if not any(each.dtype in half for each in model.parameters()):
