@@ -245,7 +245,10 @@ def _flowing(
     sources: Sources, capacities: Mapping[Any, Tensor], readout: Readout, start_layer: int, direction: str
 ) -> Result:
     flow = attention_flow(sources().wiring, capacities, readout, start_layer=start_layer, direction=direction)
-    return flow.values
+    own = flow.values[readout.stream]
+    if readout.pool is None:
+        own = rules.without_readout(own, readout.weights.to(own))
+    return {**flow.values, readout.stream: own}
 
 
 Rule = Callable[..., Result]
@@ -323,8 +326,9 @@ def relevance_of(
     first = sources(_KINDS.get(method, "plain"))
     parts: dict[str, list[Tensor]] = {}
     for readout in first.reading.readouts:
+        maps = first.seen.attention[first.sites_of(readout)[0]]  # float64 in a float64 model
         for rows in first.chunks(readout):
-            taken = Readout(readout.stream, readout.weights[rows], readout.pool)
+            taken = Readout(readout.stream, readout.weights[rows].to(maps), readout.pool)
             for stream, values in RULES[method](sources, taken, rows, **settings).items():
                 parts.setdefault(stream, []).append(values.detach())
     return first.reading, {stream: torch.cat(each) for stream, each in parts.items()}, signed

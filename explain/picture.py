@@ -40,16 +40,15 @@ def picture(relevance: Relevance) -> Image.Image:
 
 
 def strips(relevance: Relevance, rows: Sequence[int], side: int = SIDE) -> list[list[Image.Image]]:
-    """The lines of strips that go under the maps of these rows: words, then regions, where there are such.
+    """The lines of strips that go under the maps of these rows: words, regions, what a decoder has written.
 
     Their heat begins at 0, not at the least value: among two words one may well matter half as much.
     """
     lines = []
     if relevance.text is not None:
         lines.append([_text(relevance, row, side) for row in rows])
-    if relevance.regions is not None:
-        lines.append([bars(scaled(relevance.regions[row], signed=True), side) for row in rows])
-    return lines
+    shown = [values for values in (relevance.regions, relevance.target_text) if values is not None]
+    return lines + [[bars(scaled(values[row], signed=True), side) for row in rows] for values in shown]
 
 
 def words_strip(words: Sequence[str], heat: Float[np.ndarray, "word"], side: int = SIDE) -> Image.Image:

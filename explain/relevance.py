@@ -23,7 +23,7 @@ from .picture import picture
 
 FORMAT: Final = "heedful.relevance/1"
 """What a saved file says of itself."""
-_MAPS: Final = ("image", "text", "regions")
+_MAPS: Final = ("image", "text", "regions", "target_text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,7 @@ class Relevance:
         image: relevance of the patches, on the grid of the model's input, rows first; None without an image.
         text: relevance of the tokens, as long as `input_ids`; 0 at padding and special tokens.
         regions: relevance of the regions that were given as features.
+        target_text: relevance of the tokens that a decoder has written, as long as `decoder_input_ids`.
         words: the tokens as text, where they were known.
         signed: whether negative values speak against the target; else all that counts is how large they are.
         method: its name, and `settings`, all of them.
@@ -53,6 +54,7 @@ class Relevance:
     image: Float[Tensor, "row height width"] | None = None
     text: Float[Tensor, "row token"] | None = None
     regions: Float[Tensor, "row region"] | None = None
+    target_text: Float[Tensor, "row written"] | None = None
     words: tuple[tuple[str, ...], ...] | None = None
     signed: bool = False
     method: str = "generic"
@@ -75,7 +77,7 @@ class Relevance:
 
     @property
     def maps(self) -> dict[str, Tensor]:
-        """Those of `image`, `text` and `regions` that are there."""
+        """Those of `image`, `text`, `regions` and `target_text` that are there."""
         return {name: getattr(self, name) for name in _MAPS if getattr(self, name) is not None}
 
     def overlay(self, image: Image.Image, row: int = 0, *, alpha: float = 0.6) -> Image.Image:
@@ -191,6 +193,7 @@ def explain(
         UnsupportedMethodError: a method that is not there, or has no meaning for this family: it says why.
         CaptureError: attention that cannot be read as it should be.
     """
+    model = getattr(model, "_orig_mod", model)  # a compiled model runs eagerly under capture
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch module, such as a CLIPModel; got {type(model).__name__}")
     family = family_of(model)

@@ -126,7 +126,7 @@ class Readout:
 class Segment:
     """Where the tokens of one modality lie in a stream, and what they mean to a person."""
 
-    kind: Literal["image", "text", "regions"]
+    kind: Literal["image", "text", "regions", "target_text"]
     stream: str
     positions: slice
     """Which tokens of the stream, without [CLS] and registers. Text keeps the length of `input_ids`."""

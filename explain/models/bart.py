@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import InputError
-from ..wiring import CrossStep, Readout, SelfStep, Site, Step, Wiring
+from ..wiring import CrossStep, Readout, Segment, SelfStep, Site, Step, Wiring
 from .common import ask_function, check_call, check_tokens
 from .family import Family, Found, Reading, Target
 from .inputs import check_mask, check_whole, check_words, word_segment
@@ -97,12 +97,22 @@ class Bart(Family):
             scores=scores,
             targets=words,
             readouts=(Readout("target", weights),),
-            segments=(word_segment("source", inputs, model.config.pad_token_id, len(scores)),),
+            segments=(
+                word_segment("source", inputs, model.config.pad_token_id, len(scores)),
+                _written(inputs, last.shape[1], len(scores)),
+            ),
             shared=frozenset(("source", "target") if len(scores) > batch else ()),
             fixed=fixed,
             score_of=score,
             coupled=callable(target),
         )
+
+
+def _written(inputs: Mapping[str, Any], length: int, rows: int) -> Segment:
+    """The words written so far; the place that is read does not see those after it: their relevance is 0."""
+    mask = inputs.get("decoder_attention_mask")
+    mask = None if mask is None else mask.bool().expand(rows, -1)
+    return Segment("target_text", "target", slice(0, length), mask=mask)
 
 
 register(Bart())

@@ -42,9 +42,9 @@ class Reading:
     shared: frozenset[str] = frozenset()
     """Streams that were encoded once for all rows: their batch is 1 while there are several rows."""
     fixed: Target = None
-    """The target that names the same rows for a changed input, where the one asked for might not (None: argmax)."""
+    """The target that names the same rows for a changed input, where the one asked for might not."""
     score_of: Callable[[Any], Tensor] | None = None
-    """The same question to other outputs: the rows' scores, were these the model's answer (LeGrad)."""
+    """The same question to other outputs: the rows' scores, were these the model's answer."""
     coupled: bool = False
     """Whether a row's score may depend on other rows' inputs, as a callable's can (a softmax over texts)."""
 

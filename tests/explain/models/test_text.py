@@ -23,6 +23,7 @@ from explain_tiny_more import (
     tiny_bert_words,
     tiny_distilbert,
 )
+from heedful.explain import explain
 from heedful.explain.errors import InputError, TargetError, UnsupportedMethodError
 from heedful.explain.models import family_of
 from heedful.explain.wiring import CrossStep, SelfStep
@@ -157,10 +158,20 @@ def test_several_targets_of_one_text_share_its_stream(tiny: Any, name: str) -> N
 def test_words_with_their_mask(tiny: Any, name: str) -> None:
     model, inputs = tiny[name]
     asked = ask(model, inputs, DEFAULT[name])
-    (words,) = asked.reading.segments
+    words, *_ = asked.reading.segments
     assert (words.kind, words.positions) == ("text", slice(0, 7))
     assert words.mask.int().tolist() == [[0, 1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 0, 0, 0]]
     assert not asked.seen.attention[asked.family.sites(model)[0]][1, ..., 5:].any()
+
+
+def test_what_a_decoder_has_written_is_explained_too(tiny: Any) -> None:
+    model, inputs = tiny["bart"]
+    written = ask(model, inputs, 1).reading.segments[1]
+    assert (written.kind, written.stream, written.positions) == ("target_text", "target", slice(0, 6))
+    assert torch.equal(written.mask, inputs["decoder_attention_mask"].bool())
+    found = explain(model, inputs, 1)
+    assert found.target_text[:, 0].gt(0).any()
+    assert not found.target_text[:, 1:].any()  # the place that is read, and those that it does not see
 
 
 def test_a_closing_token_between_two_texts_is_no_word(tiny: Any) -> None:
