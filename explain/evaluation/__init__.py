@@ -1,0 +1,58 @@
+"""Which explanation to believe: protocols that can fail, controls, tables with intervals."""
+
+from __future__ import annotations
+
+from .asking import Ask, logits_of, retrieval, zero_shot
+from .attack import MaskedAttack, drawn_targets
+from .blank_out import BlankOut, Pairwise
+from .controls import CONTROLS, controls, edge_map, first_layer_columns, random_map, randomised
+from .intervals import Estimate, paired
+from .localisation import MaskFromRelevance, PointingGame, Segmentation
+from .parts import Blur, Colour, Patches, Regions, Words
+from .perturbation import VQA_STEPS, DeletionInsertion, Perturbation
+from .precision import DetectionPrecision, Detections, average_precision
+from .records import Experiment, columns, records, tabulate
+from .run import run
+from .specificity import ClassSpecificity
+from .table import Entry, Table
+
+__all__ = [
+    "CONTROLS",
+    "VQA_STEPS",
+    "Ask",
+    "BlankOut",
+    "Blur",
+    "ClassSpecificity",
+    "Colour",
+    "DeletionInsertion",
+    "DetectionPrecision",
+    "Detections",
+    "Entry",
+    "Estimate",
+    "Experiment",
+    "MaskFromRelevance",
+    "MaskedAttack",
+    "Pairwise",
+    "Patches",
+    "Perturbation",
+    "PointingGame",
+    "Regions",
+    "Segmentation",
+    "Table",
+    "Words",
+    "average_precision",
+    "columns",
+    "controls",
+    "drawn_targets",
+    "edge_map",
+    "first_layer_columns",
+    "logits_of",
+    "paired",
+    "random_map",
+    "randomised",
+    "records",
+    "retrieval",
+    "run",
+    "tabulate",
+    "zero_shot",
+]
