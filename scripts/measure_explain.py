@@ -1,4 +1,4 @@
-"""Measures what explaining costs, as ratios in one run: `python scripts/measure_explain.py --write`.
+"""Measures what explaining costs, as ratios in one run: `python scripts/measure_explain.py run --write`.
 
 Two questions, each against the way it is commonly done: the generic rule of one image by the whole matrix R
 with all gradients stored; many texts against one image one by one, with a backward for every layer. Random
@@ -49,7 +49,7 @@ class Way(StrEnum):
 
 
 @app.command()
-def main(
+def run(
     texts: Annotated[int, typer.Option(help="texts against one image", min=2)] = 64,
     layers: Annotated[int, typer.Option(help="layers of both CLIP towers; 12 is CLIP ViT-B/16", min=1)] = 12,
     rounds: Annotated[int, typer.Option(help="times that each way runs, in turns; medians are shown")] = 3,
@@ -74,7 +74,7 @@ def main(
 
 def _about(threads: int) -> str:
     return (
-        f"{platform.machine()}, {threads} CPU threads, torch {torch.__version__}, float32, random weights, "
+        f"{platform.machine()}, {threads} CPU thread{'s' * (threads > 1)}, torch {torch.__version__}, float32, random weights, "
         "one image; ratios are of the second column's way over ours."
     )
 
