@@ -73,9 +73,10 @@ def run(
 
 
 def _about(threads: int) -> str:
+    count = f"{threads} CPU thread{'s' * (threads > 1)}"
     return (
-        f"{platform.machine()}, {threads} CPU thread{'s' * (threads > 1)}, torch {torch.__version__}, float32, "
-        "random weights, one image; ratios are of the second column's way over ours."
+        f"{platform.machine()}, {count}, torch {torch.__version__}, float32, random weights, one image; "
+        "ratios are of the second column's way over ours."
     )
 
 
