@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import InputError
-from ..wiring import CrossStep, Readout, Segment, SelfStep, Site, Step, Wiring
-from .common import ask_function, check_call, check_tokens
+from ..wiring import Readout, Segment, Wiring
+from .common import ask_function, check_call, check_tokens, encoder_decoder
 from .family import Family, Found, Reading, Target
 from .inputs import check_mask, check_whole, check_words, word_segment
 from .registry import register
@@ -36,15 +36,7 @@ class Bart(Family):
 
     def wiring(self, model: Any) -> Wiring:
         """The source's layers, then for every decoder layer the target, and the target on the source."""
-        steps: list[Step] = [
-            SelfStep("source", Site(f"model.encoder.layers.{layer}.self_attn"))
-            for layer in range(len(model.model.encoder.layers))
-        ]
-        for layer in range(len(model.model.decoder.layers)):
-            name = f"model.decoder.layers.{layer}"
-            steps.append(SelfStep("target", Site(f"{name}.self_attn")))
-            steps.append(CrossStep("target", "source", Site(f"{name}.encoder_attn")))
-        return Wiring(tuple(steps))
+        return encoder_decoder(model, "source", "target")
 
     def embeddings(self, model: Any) -> Mapping[str, str]:
         """Words with their places, after the norm that the first layer reads."""

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import InputError, TargetError, UnsupportedMethodError
+from ..wiring import CrossStep, SelfStep, Site, Step, Wiring
 from .family import Reading, Target
 
 
@@ -218,3 +219,21 @@ def ask_again(reading: Reading, outputs: Any) -> Float[Tensor, "row"]:
         raise UnsupportedMethodError(
             f"the target function cannot score a lower layer, for which there are only {have}: {error}"
         ) from error
+
+
+def encoder_decoder(model: Any, encoder: str, decoder: str) -> Wiring:
+    """The encoder's layers, then for every decoder layer the decoder's own tokens, and these on the encoder's.
+
+    Args:
+        model: with the modules' names that BART and the models after it have.
+        encoder, decoder: what their streams are called.
+    """
+    steps: list[Step] = [
+        SelfStep(encoder, Site(f"model.encoder.layers.{layer}.self_attn"))
+        for layer in range(len(model.model.encoder.layers))
+    ]
+    for layer in range(len(model.model.decoder.layers)):
+        name = f"model.decoder.layers.{layer}"
+        steps.append(SelfStep(decoder, Site(f"{name}.self_attn")))
+        steps.append(CrossStep(decoder, encoder, Site(f"{name}.encoder_attn")))
+    return Wiring(tuple(steps))

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import InputError, TargetError
-from ..wiring import CrossStep, Readout, Segment, SelfStep, Site, Step, Wiring
-from .common import ask_function, check_call, class_id, label_of
+from ..wiring import Readout, Segment, Wiring
+from .common import ask_function, check_call, class_id, encoder_decoder, label_of
 from .family import Family, Found, Reading, Target
 from .inputs import check_mask, check_whole
 from .registry import register
@@ -38,15 +38,7 @@ class Detr(Family):
 
     def wiring(self, model: Any) -> Wiring:
         """The encoder's layers, then for every decoder layer the queries, and the queries on the image."""
-        steps: list[Step] = [
-            SelfStep("image", Site(f"model.encoder.layers.{layer}.self_attn"))
-            for layer in range(len(model.model.encoder.layers))
-        ]
-        for layer in range(len(model.model.decoder.layers)):
-            name = f"model.decoder.layers.{layer}"
-            steps.append(SelfStep("queries", Site(f"{name}.self_attn")))
-            steps.append(CrossStep("queries", "image", Site(f"{name}.encoder_attn")))
-        return Wiring(tuple(steps))
+        return encoder_decoder(model, "image", "queries")
 
     def embeddings(self, model: Any) -> Mapping[str, str]:
         """The projected feature map, (batch, channel, height, width); the queries come from no module."""
