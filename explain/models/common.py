@@ -222,7 +222,7 @@ def ask_again(reading: Reading, outputs: Any) -> Float[Tensor, "row"]:
 
 
 def encoder_decoder(model: Any, encoder: str, decoder: str) -> Wiring:
-    """The encoder's layers, then for every decoder layer the decoder's own tokens, and these on the encoder's.
+    """The encoder's layers, then for every decoder layer its own tokens, and these on the encoder's.
 
     Args:
         model: with the modules' names that BART and the models after it have.
