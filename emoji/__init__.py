@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from .judge import Judge, Sighting, load_judge
-from .models import MODELS, load_classifier, load_clip, load_pipeline
+from .models import (
+    MODELS,
+    load_bert,
+    load_classifier,
+    load_clip,
+    load_detr,
+    load_lxmert,
+    load_pipeline,
+    load_resnet,
+    load_visual_bert,
+)
 
-__all__ = ["MODELS", "Judge", "Sighting", "load_classifier", "load_clip", "load_judge", "load_pipeline"]
+__all__ = [
+    "MODELS", "Judge", "Sighting", "load_bert", "load_classifier", "load_clip", "load_detr", "load_judge",
+    "load_lxmert", "load_pipeline", "load_resnet", "load_visual_bert",
+]  # fmt: skip

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from diffusers import StableDiffusionPipeline
-from transformers import CLIPModel, CLIPTokenizer, ViTForImageClassification
+from transformers import (
+    BertForSequenceClassification,
+    BertTokenizer,
+    CLIPModel,
+    CLIPTokenizer,
+    DetrForObjectDetection,
+    LxmertForQuestionAnswering,
+    PreTrainedModel,
+    ResNetForImageClassification,
+    VisualBertForQuestionAnswering,
+    ViTForImageClassification,
+)
 
 MODELS: Final = Path(__file__).with_name("models")
-"""The folder with `pipeline`, `clip`, `judge` and `classifier` in it."""
+"""The folder with `pipeline`, `clip`, `judge`, `classifier` and the others in it."""
 
 
 def default_device(device: str | torch.device | None) -> torch.device:
@@ -77,3 +88,55 @@ def load_classifier(
         folder, dtype=dtype or default_dtype(device), local_files_only=True
     )
     return model.to(default_device(device)).eval()
+
+
+def load_resnet(
+    device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> ResNetForImageClassification:
+    """The embedded ResNet: a sigmoid for each of the judge's labels; images as of `judge.to_tensor`."""
+    return _load(ResNetForImageClassification, "resnet", device, dtype)
+
+
+def load_detr(
+    device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> DetrForObjectDetection:
+    """The embedded DETR: boxes of the 24 subjects; images as of `judge.to_tensor`."""
+    return _load(DetrForObjectDetection, "detr", device, dtype)
+
+
+def load_visual_bert(
+    device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> tuple[VisualBertForQuestionAnswering, BertTokenizer]:
+    """The embedded VisualBERT and its tokenizer; `answering.question_inputs` makes its inputs."""
+    model = _load(VisualBertForQuestionAnswering, "visual-bert", device, dtype)
+    return model, _words("visual-bert")
+
+
+def load_lxmert(
+    device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> tuple[LxmertForQuestionAnswering, BertTokenizer]:
+    """The embedded LXMERT and its tokenizer; `answering.question_inputs` makes its inputs."""
+    return _load(LxmertForQuestionAnswering, "lxmert", device, dtype), _words("lxmert")
+
+
+def load_bert(
+    device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> tuple[BertForSequenceClassification, BertTokenizer]:
+    """The embedded BERT, with a sigmoid for each of `claims.CLAIMS` about a caption, and its tokenizer."""
+    return _load(BertForSequenceClassification, "bert", device, dtype), _words("bert")
+
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def _load(
+    kind: type[Model], name: str, device: str | torch.device | None, dtype: torch.dtype | None
+) -> Model:
+    model = kind.from_pretrained(
+        model_folder(name), dtype=dtype or default_dtype(device), local_files_only=True
+    )
+    return model.to(default_device(device)).eval()
+
+
+def _words(name: str) -> BertTokenizer:
+    return BertTokenizer.from_pretrained(model_folder(name), local_files_only=True)

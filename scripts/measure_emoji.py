@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
+from heedful.emoji import family_figures as families
 from heedful.emoji import figures as measures
 from heedful.emoji.cards import write_figures
 from heedful.emoji.models import MODELS
@@ -33,6 +34,11 @@ class What(StrEnum):
     CLIP = "clip"
     JUDGE = "judge"
     CLASSIFIER = "classifier"
+    RESNET = "resnet"
+    DETR = "detr"
+    VISUAL_BERT = "visual-bert"
+    LXMERT = "lxmert"
+    BERT = "bert"
     SAMPLING = "sampling"
 
 
@@ -83,6 +89,11 @@ def _measure(what: What, rounds: int) -> tuple[list[Figure], list[Sampled]]:
         What.CLIP: measures.measure_clip,
         What.JUDGE: measures.measure_judge,
         What.CLASSIFIER: measures.measure_classifier,
+        What.RESNET: families.measure_resnet,
+        What.DETR: families.measure_detr,
+        What.VISUAL_BERT: families.measure_visual_bert,
+        What.LXMERT: families.measure_lxmert,
+        What.BERT: families.measure_bert,
     }
     return alone[what](), []
 

@@ -1,7 +1,8 @@
 """Trains the embedded models: `python scripts/train_emoji.py STAGE`, or under `accelerate launch`.
 
 In order: tokenizer, vae, latents, unet, decoder, export; clip, judge and classifier at any time after the
-tokenizer. An interrupted stage goes on from its checkpoint.
+tokenizer; resnet and bert at any time, detr after resnet, visual-bert and lxmert after classifier. An
+interrupted stage goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import typer
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from heedful.emoji.models import MODELS
 from heedful.emoji.tokenizer import build_tokenizer, write_tokenizer
-from heedful.emoji.training import unet, vae, vision
+from heedful.emoji.training import families, unet, vae, vision
 from heedful.emoji.training.export import assemble, export_pipeline
 from heedful.emoji.training.latents import Latents, draw
 from heedful.emoji.training.loop import Plan
@@ -37,10 +38,15 @@ class Stage(StrEnum):
     CLIP = "clip"
     JUDGE = "judge"
     CLASSIFIER = "classifier"
+    RESNET = "resnet"
+    DETR = "detr"
+    VISUAL_BERT = "visual-bert"
+    LXMERT = "lxmert"
+    BERT = "bert"
 
 
 STEPS: Final = {Stage.VAE: 4000, Stage.UNET: 5000, Stage.DECODER: 2000}
-"""Optimiser steps where none are asked for; the stages that look at images keep theirs elsewhere."""
+"""Optimiser steps where none are asked for; the stages of `vision` and `families` keep theirs there."""
 
 
 @app.command()
@@ -84,6 +90,8 @@ def main(
         unet.train_unet(start, tokenizer, latents, plan, batch_size=size, init=init, text=text)
     elif stage is Stage.EXPORT:
         export(out, models / "pipeline")
+    elif stage.value in families.SETTINGS:
+        families.run_stage(_family_stage(stage), plan, models, batch=batch_size)
     else:
         vision.run_stage(_vision_stage(stage), plan, build_tokenizer(), models, batch=batch_size)
 
@@ -122,10 +130,16 @@ def _precision() -> str:
 def _default_steps(stage: Stage) -> int:
     if stage in (Stage.CLIP, Stage.JUDGE, Stage.CLASSIFIER):
         return vision.SETTINGS[_vision_stage(stage)].steps
+    if stage.value in families.SETTINGS:
+        return families.SETTINGS[_family_stage(stage)].steps
     return STEPS.get(stage, 1)
 
 
 def _vision_stage(stage: Stage) -> vision.Stage:
+    return stage.value  # type: ignore[return-value]
+
+
+def _family_stage(stage: Stage) -> families.Stage:
     return stage.value  # type: ignore[return-value]
 
 

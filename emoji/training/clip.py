@@ -17,7 +17,8 @@ from ..vocabulary import COLOURS, LABELS, SUBJECTS
 from .degrade import degrade
 from .labelled import MOST_SUBJECTS, NOBODY, Batch, Labelled, label_matrix, make_batch
 from .loop import Plan, run
-from .vit import Shape, Taught, optimizers_for
+from .optimizers import optimizers_for
+from .vit import Shape, Taught
 
 COLOUR_NAMED_SHARE: Final = 0.65
 POOL: Final = 9

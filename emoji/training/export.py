@@ -6,14 +6,14 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPTokenizer
+from transformers import BertTokenizer, CLIPTokenizer
 
 from ..tokenizer import write_tokenizer
 from .diffusion import build_scheduler
@@ -67,6 +67,48 @@ def ask_for_float32(config: Path) -> None:
     settings.pop("torch_dtype", None)
     settings["dtype"] = "float32"
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def save_folder(
+    model: nn.Module,
+    folder: Path,
+    *,
+    looks: Literal["ViT", "CLIP", "Detr"] | None = None,
+    reads: BertTokenizer | None = None,
+) -> None:
+    """Write weights in float16 with a config that says float32, so that a CPU loads what it computes fast in.
+
+    Args:
+        looks: whose image processor prepares images for it as `judge.to_tensor` does.
+        reads: the tokenizer whose tokens it takes, which is written beside it.
+    """
+    half = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    model.save_pretrained(folder, state_dict=half)
+    ask_for_float32(folder / "config.json")
+    if reads is not None:
+        reads.save_pretrained(folder)
+    if looks is not None:
+        text = json.dumps(_preparation(looks), indent=2) + "\n"
+        (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
+
+def _preparation(looks: str) -> dict[str, object]:
+    return {
+        "image_processor_type": f"{looks}ImageProcessor",
+        "do_resize": True,
+        "size": {"height": 64, "width": 64},
+        "resample": 2,
+        **({"do_pad": False} if looks == "Detr" else {"do_center_crop": False}),
+        "do_convert_rgb": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
 
 
 def _prefix_keys(weights: Path, prefix: str) -> None:

@@ -98,22 +98,21 @@ def label_matrix(data: Labelled, rows: Int64[Tensor, "scene"]) -> Float[Tensor, 
 
 def make_batch(data: Labelled, rows: Int64[Tensor, "scene"], patch: int, generator: torch.Generator) -> Batch:
     """These scenes, mirrored at random and shifted by up to three pixels, with the truth of their patches."""
-    images, slots = _move(data.images[rows], data.slots[rows], generator)
-    shares = _patch_shares(slots, patch)
+    images, slots = move(data.images[rows], data.slots[rows], generator)
+    shares = patch_shares(slots, patch)
     names = functional.one_hot(data.names[rows].long(), NOBODY + 1).float()
     colours = functional.one_hot(data.colours[rows].long(), len(COLOURS) + 1).float()
     pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
     return Batch(pixels, label_matrix(data, rows), shares @ names, shares @ colours, rows)
 
 
-def _patch_shares(
-    slots: UInt8[Tensor, "scene height width"], patch: int
-) -> Float[Tensor, "scene patch slot"]:
+def patch_shares(slots: UInt8[Tensor, "scene height width"], patch: int) -> Float[Tensor, "scene patch slot"]:
+    """Which share of each patch belongs to each slot; slot 0 is the background."""
     layers = functional.one_hot(slots.long(), MOST_SUBJECTS + 1).permute(0, 3, 1, 2).float()
     return functional.avg_pool2d(layers, patch).flatten(2).transpose(1, 2)
 
 
-def _move(images: Tensor, slots: Tensor, generator: torch.Generator, most: int = 3) -> tuple[Tensor, Tensor]:
+def move(images: Tensor, slots: Tensor, generator: torch.Generator, most: int = 3) -> tuple[Tensor, Tensor]:
     """Shift and mirror each scene for itself; where a shift leaves nothing, the border is repeated."""
     count, side = len(images), images.shape[1]
     by = torch.randint(-most, most + 1, (2, count, 1), generator=generator)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -14,7 +13,7 @@ from transformers import CLIPTokenizer, ViTForImageClassification
 from ..tokenizer import write_tokenizer
 from ..world import Pairs
 from .clip import train_clip
-from .export import ask_for_float32
+from .export import save_folder
 from .labelled import Labelled, draw_labelled
 from .loop import Plan
 from .vit import Shape, train_vit
@@ -80,7 +79,7 @@ def run_stage(
         model = train_vit(
             stage, data, fresh, plan, shape=settings.shape, batch=batch, rate=settings.rate, begin=begin
         )
-    save_folder(model, models / stage)
+    save_folder(model, models / stage, looks="CLIP" if stage == "clip" else "ViT")
 
 
 def _finished(folder: Path) -> ViTForImageClassification:
@@ -94,32 +93,3 @@ def _drawn(path: Path, seed: int, counts: dict[int | None, int], pairs: Pairs) -
     if not path.is_file():
         draw_labelled(seed, counts, pairs=pairs).save(path)
     return Labelled.load(path)
-
-
-def save_folder(model: ViTForImageClassification | nn.Module, folder: Path) -> None:
-    """Write weights in float16 with a config that says float32, so that a CPU loads what it computes fast in.
-
-    Beside them the preparation of images that `judge.to_tensor` does.
-    """
-    half = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    model.save_pretrained(folder, state_dict=half)
-    ask_for_float32(folder / "config.json")
-    kind = "CLIP" if (folder.name == "clip") else "ViT"
-    preparation = {
-        "image_processor_type": f"{kind}ImageProcessor",
-        "do_resize": True,
-        "size": {"height": 64, "width": 64},
-        "resample": 2,
-        "do_center_crop": False,
-        "do_convert_rgb": True,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
-    text = json.dumps(preparation, indent=2) + "\n"
-    (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")

@@ -15,6 +15,7 @@ from ..world import COLOURS, LABELS, SUBJECTS
 from .degrade import degrade
 from .labelled import NOBODY, Batch, Labelled, label_matrix, make_batch
 from .loop import Plan, run
+from .optimizers import optimizers_for
 
 Task = Literal["judge", "classifier"]
 
@@ -95,17 +96,6 @@ class Taught(nn.Module):
         share = 0.3 if task == "judge" else 2.0  # a cross-entropy is small beside a sum over 156 labels
         figures = {"whole": whole.item(), "dense": dense.item(), "right": right.item()}
         return share * whole + 5.0 * dense, figures
-
-
-def optimizers_for(model: nn.Module, rate: float, decay: float = 0.05) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the layers' matrices, AdamW for embeddings, heads, norms and biases."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        inner = parameter.ndim == 2 and "embed" not in name and ".layer" in name
-        (matrices if inner else others).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(others, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))]
 
 
 def train_vit(
