@@ -32,7 +32,8 @@ def controls(
     Args:
         like: the result of a method on these inputs and this target, whose method "random weights" repeats.
         items: the number of each row in the data, which its random map comes from.
-        target: as `explain` takes it; name it, as a random model predicts something else.
+        target: as `explain` takes it; name it, as a random model predicts something else (for DETR a box by
+            its number: a label that no box of the random model shows is an error).
         blind: the model with random weights, if it is at hand: `randomised(model, seed)`.
 
     Raises:

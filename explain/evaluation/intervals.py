@@ -49,10 +49,15 @@ def share(hits: Bool[np.ndarray, "row"]) -> Estimate:
 def mean(values: Float[np.ndarray, "row"], groups: Sequence[Any] | None = None) -> Estimate:
     """A mean; rows that are NaN have no value and do not count. Bootstrap over rows, percentiles.
 
+    Values that are all 0 or 1 are a share, with Wilson's interval: where all are equal a bootstrap has no
+    width.
+
     Args:
         groups: what rows belong together (several boxes of one image): the bootstrap draws whole groups.
     """
     there = ~np.isnan(values)
+    if groups is None and np.isin(values[there], (0, 1)).all():
+        return share(values[there] == 1)
     if groups is None:
         ones = np.ones(int(there.sum()))
         return pooled(values[there][:, None], ones[:, None])

@@ -74,12 +74,13 @@ def test_a_paired_difference_is_narrower_than_what_it_compares() -> None:
 
 
 def test_too_few_rows_claim_nothing() -> None:
-    nothing, one = mean(np.zeros(0)), mean(np.ones(1))
+    nothing, one = mean(np.zeros(0)), mean(np.full(1, 0.5))
 
     assert (nothing.n, nothing.low, nothing.high) == (0, -math.inf, math.inf)
     assert math.isnan(nothing.value)
     assert math.isnan(share(np.zeros(0, dtype=bool)).value)
-    assert (one.value, one.low, one.high) == (1, -math.inf, math.inf)
+    assert (one.value, one.low, one.high) == (0.5, -math.inf, math.inf)
+    assert mean(np.ones(30)) == share(np.ones(30, dtype=bool))  # not 1 to 1
 
 
 def test_portions_of_the_bootstrap_are_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
