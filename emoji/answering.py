@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import BertTokenizer, LxmertForQuestionAnswering, VisualBertForQuestionAnswering
 
-Answerer = VisualBertForQuestionAnswering | LxmertForQuestionAnswering
+Answerer: TypeAlias = VisualBertForQuestionAnswering | LxmertForQuestionAnswering
 
 
 def question_inputs(

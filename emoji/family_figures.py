@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .average_precision import average_precision, detect
-from .claims import CLAIMS, draw_caption
+from .claims import draw_caption
 from .figures import Figure, precision_recall
 from .models import load_bert, load_classifier, load_detr, load_lxmert, load_resnet, load_visual_bert
 from .vocabulary import SUBJECTS
@@ -89,10 +89,9 @@ def measure_bert(count: int = 3000, seed: int = SEED + 3) -> list[Figure]:
     texts = [draw_caption(rng) for _ in range(count)]
     right = claims_right(model, tokenizer, texts).numpy()
     held = claim_matrix(texts).numpy().mean(0)
-    lowest = int(right.mean(0).argmin())
     return [
         Figure("every claim right", float(right.all(1).mean()), count),
-        Figure(f'the claim told worst, "{CLAIMS[lowest]}"', float(right[:, lowest].mean()), count),
+        Figure("the claim told worst", float(right.mean(0).min()), count),
         Figure(
             "a claim right, always told as it mostly is",
             float(np.maximum(held, 1 - held).mean()),

@@ -97,7 +97,7 @@ def ask_coloured(shown: Sequence[Shown], rng: np.random.Generator) -> Question |
         # Half of the time a colour that another subject has: what is asked for is there, but in two pieces.
         near = [one.colour for one in shown if one.colour not in (colour, None)]
         far = [other for other in COLOURS if other != colour]
-        colour = str(rng.choice(near if near and rng.random() < 0.5 else far))  # type: ignore[arg-type]
+        colour = str(rng.choice(near if near and rng.random() < 0.5 else far))
     answer = "yes" if yes else "no"
     return _is_there(label(shown[index].name, colour), answer, "coloured", (index,), rng)
 

@@ -96,21 +96,23 @@ def _finished(kind: type[PreTrainedModel], folder: Path) -> Any:
 
 def _drawn(plan: Plan, settings: Settings) -> tuple[Labelled, Labelled]:
     """Draw once: a resumed stage finds its scenes in the folder."""
-    fresh = {None: settings.fresh}
-    pair = (("scenes", settings.scenes_seed, settings.scenes), ("fresh", FRESH_SEED, fresh))
-    for name, seed, counts in pair:
-        path = plan.folder / f"{name}.pt"
+    for path, seed, counts in _parts(plan.folder, settings):
         if not path.is_file():
-            draw_labelled(seed, dict(counts)).save(path)
+            draw_labelled(seed, counts).save(path)
     return Labelled.load(plan.folder / "scenes.pt"), Labelled.load(plan.folder / "fresh.pt")
 
 
 def _looked(folder: Path, settings: Settings, classifier: ViTForImageClassification) -> tuple[Looked, Looked]:
     """Draw and look once, for whichever of the two stages comes first."""
-    fresh = {None: settings.fresh}
-    pair = (("scenes", settings.scenes_seed, settings.scenes), ("fresh", FRESH_SEED, fresh))
-    for name, seed, counts in pair:
-        path = folder / f"{name}.pt"
+    for path, seed, counts in _parts(folder, settings):
         if not path.is_file():
-            draw_looked(seed, dict(counts), classifier).save(path)
+            draw_looked(seed, counts, classifier).save(path)
     return Looked.load(folder / "scenes.pt"), Looked.load(folder / "fresh.pt")
+
+
+def _parts(folder: Path, settings: Settings) -> list[tuple[Path, int, dict[int | None, int]]]:
+    """Where the scenes to learn from and those to watch go, their seeds, and how many of which."""
+    return [
+        (folder / "scenes.pt", settings.scenes_seed, dict(settings.scenes)),
+        (folder / "fresh.pt", FRESH_SEED, {None: settings.fresh}),
+    ]
