@@ -178,7 +178,7 @@ def test_a_model_that_answers_learns_a_few_questions_by_heart(kind: Stage, drawn
     answers = torch.tensor([ANSWERS.index(one.answer) for one in asked])
     optimizers = optimizers_for(taught, 3e-3)
     losses = []
-    for _ in range(80):
+    for _ in range(50):
         loss, figures = taught(inputs, answers, looked.region_truth(rows))
         loss.backward()
         for optimizer in optimizers:
