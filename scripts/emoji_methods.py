@@ -36,7 +36,7 @@ class Setting:
 
     steps: int = 25
     guidance_scale: float = 5.0
-    step_size: float = 4.0
+    step_size: float = 2.0
     refine: bool = True
 
     @property

@@ -69,7 +69,7 @@ def run(
     ] = None,
     steps: Steps = 25,
     guidance_scale: Scale = 5.0,
-    step_size: Annotated[float, typer.Option(help="of diffusers' and of the parity preset, see tune")] = 4.0,
+    step_size: Annotated[float, typer.Option(help="of diffusers' and of the parity preset, see tune")] = 2.0,
     refine: Annotated[bool, typer.Option(help="whether these two refine at the paper's thresholds")] = True,
     out: Annotated[Path, typer.Option(help="folder of rows.jsonl, images and tables")] = Path(
         "runs/evaluation"
