@@ -22,6 +22,7 @@ REGIONS: Final = 6
 """Regions of every scene: one for each subject, the rest distractors, in any order."""
 MARGIN: Final = 1.25
 """The side of the square that is cut out for a region, over the longer side of its box."""
+_BILINEAR: Final = Image.Resampling.BILINEAR
 COVERED: Final = 0.3
 """The most of a subject's box that a distractor may cover; its intersection over union is lower still."""
 
@@ -77,12 +78,12 @@ def region_features(
         boxes: for each image, as many as for the others.
     """
     side = classifier.config.image_size
-    cut = [
-        image.crop(_window(box)).resize((side, side), Image.Resampling.BILINEAR)
-        for image, own in zip(images, boxes, strict=True)
-        for box in own
-    ]
-    features = [_middle(classifier, cut[at : at + batch_size]) for at in range(0, len(cut), batch_size)]
+    pairs = [(image, box) for image, own in zip(images, boxes, strict=True) for box in own]
+    features = []
+    for at in range(0, len(pairs), batch_size):
+        part = pairs[at : at + batch_size]
+        crops = [image.crop(_window(box)).resize((side, side), _BILINEAR) for image, box in part]
+        features.append(_middle(classifier, crops))
     return torch.cat(features).unflatten(0, (len(images), -1))
 
 
