@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 
 from .average_precision import average_precision, detect
 from .claims import draw_caption
-from .figures import Figure, precision_recall
+from .figures import Figure, Sampled, precision_recall
 from .models import load_bert, load_classifier, load_detr, load_lxmert, load_resnet, load_visual_bert
 from .vocabulary import SUBJECTS
 from .world import scenes
@@ -54,6 +55,22 @@ def measure_detr(count: int = 1500, seed: int = SEED + 1) -> list[Figure]:
         figures.append(Figure(f"{name}, mean of the subjects", float(np.mean(precisions)), count, "mean"))
         figures.append(Figure(f"{name}, lowest of the subjects", min(precisions), count, "mean"))
     return figures
+
+
+def show_boxes(count: int = 24, seed: int = SEED + 4) -> Sampled:
+    """Scenes with every box drawn in that the DETR is surer of than not, and its name."""
+    drawn = [scene.image for scene in scenes(seed, count, pairs="any")]
+    pictures = []
+    for image, found in zip(drawn, detect(load_detr(), torch.from_numpy(np.stack(drawn))), strict=True):
+        picture = Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC)
+        pen = ImageDraw.Draw(picture)
+        assert found.scores is not None
+        for name, corners, score in zip(found.names, 4 * found.corners, found.scores, strict=True):
+            if score > 0.5:
+                pen.rectangle(corners.tolist(), outline="black", width=2)
+                pen.text((corners[0] + 4, corners[1] + 2), f"{name} {score:.2f}", fill="black")
+        pictures.append(picture)
+    return Sampled("found boxes", (), tuple(pictures))
 
 
 def measure_visual_bert(count: int = 1500, seed: int = SEED + 2) -> list[Figure]:

@@ -84,13 +84,14 @@ def _text(figure: Figure) -> str:
 def _measure(what: What, rounds: int) -> tuple[list[Figure], list[Sampled]]:
     if what is What.SAMPLING:
         return measures.measure_sampling(rounds, progress=console.print)
+    if what is What.DETR:
+        return families.measure_detr(), [families.show_boxes()]
     alone = {
         What.VAE: measures.measure_vae,
         What.CLIP: measures.measure_clip,
         What.JUDGE: measures.measure_judge,
         What.CLASSIFIER: measures.measure_classifier,
         What.RESNET: families.measure_resnet,
-        What.DETR: families.measure_detr,
         What.VISUAL_BERT: families.measure_visual_bert,
         What.LXMERT: families.measure_lxmert,
         What.BERT: families.measure_bert,
@@ -103,7 +104,8 @@ def _save_sheets(sampled: list[Sampled]) -> None:
 
     for one in sampled:
         path = PICTURES / f"emoji-{one.kind.replace(' ', '-')}.png"
-        lay_out(one.images[:48], path, columns=12)
+        wide = one.images[0].width > 64
+        lay_out(one.images[:48], path, columns=6 if wide else 12, scale=1 if wide else 2)
         console.print(f"wrote {path}")
 
 
