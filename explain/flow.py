@@ -23,6 +23,7 @@ from torch import Tensor
 from .closed_form import certify, upper_bound
 from .errors import InputError
 from .flow_graph import Array, FlowGraph, State, build, token_counts
+from .solver import maximum_flows
 from .wiring import Readout, Site, Wiring
 
 UNITS = 2**30
@@ -175,13 +176,14 @@ def pair_flows(
     """The maximum flow from a node to each node of a state, and for which it was proven without a solver."""
     bound = upper_bound(graph, source, targets)
     certain = certify(graph, source, targets, bound) if closed_form else bound <= 0
-    values, top = bound.copy(), np.inf
-    for place in sorted(np.flatnonzero(~certain), key=lambda place: -bound[place]):
-        if bound[place] < top / 8:  # small flows get a finer grid of integers
-            top = bound[place]
-            edges = _edges(graph, top)
-        flow = maximum_flow(edges, source, targets.start + int(place), method="dinic").flow_value
-        values[place] = min(flow * top / UNITS, bound[place])
+    values, open_ = bound.copy(), np.flatnonzero(~certain)
+    open_ = open_[np.argsort(-bound[open_], kind="stable")]
+    while len(open_):
+        top = bound[open_[0]]
+        places = open_[bound[open_] >= top / 8]  # small flows get a finer grid of integers
+        flows = maximum_flows(_edges(graph, top), source, targets.start + places)
+        values[places] = np.minimum(flows * (top / UNITS), bound[places])
+        open_ = open_[len(places) :]
     return values, certain
 
 
