@@ -38,9 +38,11 @@ def maximum_flows(edges: csr_array, source: int, sinks: NDArray[np.int64]) -> ND
         helpers = [_started(stack, edges, source, sinks[first::count]) for first in range(1, count)]
         for first, helper in enumerate([None, *helpers]):
             part = slice(first, None, max(1, count))
-            answer = None if helper is None else helper.communicate()[0]
-            is_whole = answer and helper is not None and helper.returncode == 0
-            values[part] = pickle.loads(answer) if is_whole else _solved(edges, source, sinks[part])
+            answer = helper.communicate()[0] if helper else b""
+            if helper is None or helper.returncode:  # this process's own share, or a helper's that failed
+                values[part] = _solved(edges, source, sinks[part])
+            else:
+                values[part] = pickle.loads(answer)
     return values
 
 
