@@ -23,6 +23,7 @@ from explain_tiny_more import (
     tiny_bert_words,
     tiny_distilbert,
 )
+from heedful.emoji import load_bert
 from heedful.explain import explain
 from heedful.explain.errors import InputError, TargetError, UnsupportedMethodError
 from heedful.explain.models import family_of
@@ -269,3 +270,19 @@ def test_targets_so_far_that_are_refused(tiny: Any, change: dict[str, Any], word
     model, inputs = tiny["bart"]
     with pytest.raises(InputError, match=words):
         family_of(model).check(model, {**inputs, **change})
+
+
+@pytest.mark.parametrize(
+    ("caption", "claim", "word"),
+    [
+        ("a red bow and a cat", "a red thing", "red"),
+        ("a red bow and a cat", "an animal", "cat"),
+        ("a frog with a blue chair", "an animal", "frog"),
+        ("a frog with a blue chair", "a blue thing", "blue"),
+        ("a frog with a blue chair", "an object", "chair"),
+    ],
+)
+def test_the_embedded_model_rests_on_the_word_that_decides(caption: str, claim: str, word: str) -> None:
+    model, tokenizer = load_bert()
+    found = explain(model, tokenizer(caption, return_tensors="pt"), claim)
+    assert found.words[0][int(found.text[0].argmax())] == word
