@@ -42,6 +42,11 @@ class Capture:
         """Whether float16 took part, so that gradients need a loss scale to neither vanish nor overflow."""
         return self._observer.half
 
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """What scores are multiplied by for a backward, in turn: the first finite gradient counts."""
+        return _LOSS_SCALES if self.half else (1.0,)
+
     def gradients(
         self,
         scores: Float[Tensor, "row"],
@@ -95,8 +100,7 @@ class Capture:
         self, scores: Tensor, attentions: list[Tensor], weights: Tensor, retain_graph: bool
     ) -> list[Tensor]:
         """Gradients by the largest loss scale at which they are finite."""
-        half = self.half or scores.dtype == torch.float16
-        for scale in _LOSS_SCALES if half else (1.0,):
+        for scale in _LOSS_SCALES if scores.dtype == torch.float16 else self.scales:
             found = torch.autograd.grad(
                 scores,
                 attentions,

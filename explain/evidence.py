@@ -20,7 +20,6 @@ from .models.family import Family, Reading, Target
 from .rules import RowAccumulator, position
 from .wiring import Readout, Site
 
-_HALF_SCALE: Final = 2.0**10
 HELD_BYTES: Final = 2**28
 """How much gradient of a shared stream is held at once: 256 MiB."""
 Maps = dict[Site, Float[Tensor, "row _ _ _"]]
@@ -93,12 +92,11 @@ class Evidence:
     ) -> Tensor | None:
         """The row of the generic rule, carried during one backward that stores no gradient.
 
-        None where it cannot be had so: several streams, a shared stream, coupled rows, half precision (whose
-        loss scale is found by looking at whole gradients), or probabilities that are leaves each, out of each
-        other's way (Libra).
+        None where it cannot be had so: several streams, a shared stream, coupled rows, probabilities that are
+        leaves each, out of each other's way (Libra), or gradients that are finite at no scale.
         """
         part = self.wiring.part(readout.stream)
-        if not part.is_plain or self.is_shared(readout) or self._is_coupled or self.seen.half:
+        if not part.is_plain or self.is_shared(readout) or self._is_coupled:
             return None
         first = position(start_layer, len(part.steps), f"layer of stream {readout.stream!r}")
         maps = [self.seen.attention[site] for site in self.sites_of(readout)][first:]
@@ -107,22 +105,31 @@ class Evidence:
         self.seen.check()
         pooled, scores = readout.pool is not None, self.reading.scores
         weights = readout.weights.to(maps[0])
-        with RowAccumulator(maps, weights, pooled=pooled, fusion=fusion, signed=signed) as carried:
-            torch.autograd.grad(scores.sum(), maps[0], retain_graph=True)
-            return carried.relevance
+        settings: dict[str, Any] = {"pooled": pooled, "fusion": fusion, "signed": signed}
+        for scale in self.seen.scales:
+            with RowAccumulator(maps, weights, scale=scale, **settings) as carried:
+                torch.autograd.grad(scores, maps[0], torch.full_like(scores, scale), retain_graph=True)
+            if torch.isfinite(carried.relevance).all():
+                return carried.relevance
+        return None
 
     def gradient_of(self, scores: Tensor, inner: Tensor, shared: bool) -> Float[Tensor, "row *_"]:
         """d score / d an inner tensor whose batch are the rows, or is one that all rows share."""
-        scale = _HALF_SCALE if self.seen.half else 1.0
         each = shared or self._is_coupled
-        weights = (self._basis if each else torch.ones_like(scores)).to(scores.dtype) * scale
-        (found,) = torch.autograd.grad(
-            scores, inner, weights, retain_graph=True, is_grads_batched=each, materialize_grads=True
-        )
-        found = (found[:, 0] if shared else self._own_rows(found) if each else found).float() / scale
-        if not torch.isfinite(found).all():
-            raise CaptureError("the gradient is not finite: float16 overflows here. Use bfloat16 or float32")
-        return found
+        weights = (self._basis if each else torch.ones_like(scores)).to(scores.dtype)
+        for scale in self.seen.scales:
+            (found,) = torch.autograd.grad(
+                scores,
+                inner,
+                weights * scale,
+                retain_graph=True,
+                is_grads_batched=each,
+                materialize_grads=True,
+            )
+            found = (found[:, 0] if shared else self._own_rows(found) if each else found).float() / scale
+            if torch.isfinite(found).all():
+                return found
+        raise CaptureError("the gradient is not finite: float16 overflows here. Use bfloat16 or float32")
 
     def is_shared(self, readout: Readout) -> bool:
         """Whether the readout's stream was encoded once for several rows."""
