@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..pictures import Tile, overlay, sheet
 from .capture import Capture, capture
-from .draw import Tile, overlay, sheet
 from .errors import (
     CaptureError,
     ExplainError,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .draw import INK, PAPER, Tile, colours, diverging, printable, scaled, sheet
+from ..pictures.draw import INK, PAPER, Tile, colours, diverging, printable, scaled, sheet
 
 if TYPE_CHECKING:
     from .relevance import Relevance

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from . import draw, methods
+from ..pictures import draw
+from . import methods
 from .errors import InputError
 from .models import Reading, family_of
 from .models.family import Target

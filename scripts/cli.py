@@ -196,7 +196,7 @@ def _progress(settings: GenerateSettings) -> Iterator[Watch]:
     """Bars on the terminal for images and steps, with the loss of the latest guided step."""
     images = len(settings.requests) * len(settings.seeds) * (2 if settings.compare else 1)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    from ..explain.draw import printable
+    from ..pictures.draw import printable
 
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=Console(stderr=True)) as bars:
         whole = bars.add_task("images", total=images, loss="")
@@ -215,7 +215,7 @@ def _progress(settings: GenerateSettings) -> Iterator[Watch]:
 
 def _print_words(drawings: Sequence[Drawing]) -> None:
     """A table a prompt: each word's attention and, where there is a judge, its verdict."""
-    from ..explain.draw import printable
+    from ..pictures.draw import printable
     from .results import word_reports
 
     console = Console()

@@ -124,7 +124,7 @@ def _carry_out(settings: ExplainSettings, out: Path) -> None:
 
 def _print(findings: Sequence[Finding]) -> None:
     """A table: each target's score, and where every method finds it."""
-    from ..explain.draw import printable
+    from ..pictures.draw import printable
 
     worded = any(finding.word is not None for finding in findings)
     table = Table()

@@ -12,11 +12,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWS = {
-    "guidance": set(),
-    "explain": set(),
+    "pictures": set(),
+    "guidance": {"pictures"},
+    "explain": {"pictures", "emoji"},  # emoji only for the model that `check` loads by default
     "pipelines": {"guidance", "explain"},
     "emoji": set(),
-    "scripts": {"guidance", "explain", "pipelines", "emoji"},
+    "debug": {"pictures", "guidance", "explain", "pipelines", "emoji"},
+    "scripts": {"pictures", "guidance", "explain", "pipelines", "emoji", "debug"},
 }
 MODULES = [(room, path) for room in KNOWS for path in sorted((ROOT / room).rglob("*.py"))]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from heedful.explain import Tile, overlay, sheet
-from heedful.explain.draw import colours, diverging, printable, scaled, wrap
+from heedful.pictures.draw import colours, diverging, printable, scaled, wrap
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
