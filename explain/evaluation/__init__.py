@@ -14,12 +14,15 @@ from .precision import DetectionPrecision, Detections, average_precision
 from .records import Experiment, columns, records, tabulate
 from .run import run
 from .specificity import ClassSpecificity
+from .study import Asked, Batch, Method, Study, Test, all_methods, columns_of
 from .table import Entry, Table
 
 __all__ = [
     "CONTROLS",
     "VQA_STEPS",
     "Ask",
+    "Asked",
+    "Batch",
     "BlankOut",
     "Blur",
     "ClassSpecificity",
@@ -32,16 +35,21 @@ __all__ = [
     "Experiment",
     "MaskFromRelevance",
     "MaskedAttack",
+    "Method",
     "Pairwise",
     "Patches",
     "Perturbation",
     "PointingGame",
     "Regions",
     "Segmentation",
+    "Study",
     "Table",
+    "Test",
     "Words",
+    "all_methods",
     "average_precision",
     "columns",
+    "columns_of",
     "controls",
     "drawn_targets",
     "edge_map",
