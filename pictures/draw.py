@@ -96,7 +96,7 @@ def overlay(
         ValueError: if `heat` is not two-dimensional, not finite or outside its range, or `alpha` is outside
             0..1.
     """
-    values = _checked_heat(heat, -1 if signed else 0)
+    values = checked_heat(heat, -1 if signed else 0)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in 0..1, got {alpha}")
     large = np.asarray(Image.fromarray(values).resize(image.size, Image.Resampling.BICUBIC))
@@ -104,7 +104,8 @@ def overlay(
     return Image.blend(image.convert("RGB"), Image.fromarray(painted), alpha)
 
 
-def _checked_heat(heat: np.ndarray | Tensor, least: int) -> np.ndarray:
+def checked_heat(heat: np.ndarray | Tensor, least: int) -> np.ndarray:
+    """Heat as a float32 array, if it is a map of finite values in least..1; else `ValueError`."""
     values = heat.detach().float().cpu().numpy() if isinstance(heat, Tensor) else np.asarray(heat)
     values = values.astype(np.float32)
     if values.ndim != 2 or 0 in values.shape:
