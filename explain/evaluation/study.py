@@ -76,6 +76,7 @@ class Batch:
         other: a second subject of every row, for class specificity.
         other_masks: where that is.
         pieces: which words or regions decide, for pointing.
+        beside: what `ask` is told besides the inputs, and `explain` is not: which box, which claim is meant.
         pictures: what a person sees, and `titles` for it.
         extra: whatever else a test of one's own needs, tensors with one entry a row.
 
@@ -92,6 +93,7 @@ class Batch:
     other: Target | None = None
     other_masks: Bool[Tensor, "row height width"] | None = None
     pieces: Bool[Tensor, "row piece"] | None = None
+    beside: Inputs = field(default_factory=dict)
     pictures: tuple[Image.Image, ...] | None = None
     titles: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -100,12 +102,17 @@ class Batch:
         rows = len(self.items)
         names = ("labels", "truth", "masks", "other_masks", "pieces", "pictures")
         counts = {name: len(one) for name in names if (one := getattr(self, name)) is not None}
-        counts |= {"inputs": row_count(self.inputs)}
+        counts |= {"inputs": row_count(self.asked)}
         counts |= {"titles": len(self.titles)} if self.titles else {}
         if wrong := {name: count for name, count in counts.items() if count != rows}:
             raise InputError(f"wanted one entry for each of {rows} items; not so in: {wrong}")
         if self.target is None:
             raise InputError("name the target of every row: controls would be asked about another one")
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What `ask` is given: the inputs, and what is said beside them."""
+        return {**self.inputs, **self.beside}
 
 
 Source = Callable[[Sequence[int]], Batch]
@@ -157,7 +164,7 @@ class Asked:
     @cached_property
     def answered(self) -> Float[Tensor, "row label"]:
         """The probabilities of all answers, on the CPU in float64."""
-        return probabilities(self.ask, self.batch.inputs)
+        return probabilities(self.ask, self.batch.asked)
 
     @property
     def predicted(self) -> Int[Tensor, "row"]:
