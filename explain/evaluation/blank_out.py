@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import InputError
-from .asking import Ask, Inputs, chosen, picked, probabilities
+from .asking import Ask, Inputs, answers, chosen, picked
 from .intervals import Estimate, column, deviation, mean
 from .parts import Part, Told
 from .ranking import common, flat, spearman, varies
@@ -30,11 +31,16 @@ class BlankOut:
     Attributes:
         share: how much of a row is its top.
         together: how many changed inputs go through the model at once.
+        of: what drops: the softmax "probability" p; its "log-odds" log p / (1 - p), in which small changes of
+            a sure answer still count; or the "logit" alone, which knows nothing of the other answers.
+        label: whose it is, for the table.
     """
 
     part: Part
     share: float = 0.1
     together: int = 64
+    of: Literal["probability", "log-odds", "logit"] = "probability"
+    label: str = "the predicted label"
     title: str = field(default="Blank-out", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -42,23 +48,25 @@ class BlankOut:
             raise InputError(
                 f"share must lie in 0..1 and together be at least 1, got {self.share} and {self.together}"
             )
+        if self.of not in ("probability", "log-odds", "logit"):
+            raise InputError(f'"of" must be "probability", "log-odds" or "logit", got "{self.of}"')
 
     def drops(self, ask: Ask, inputs: Inputs, labels: Int[Tensor, "row"] | None = None) -> Tensor:
-        """The drop of probability at each piece, (row, piece), on the CPU; what cannot be taken has 0.
+        """The drop at each piece, (row, piece), on the CPU; what cannot be taken has 0.
 
         Args:
             labels: None: the predicted ones.
         """
-        whole = probabilities(ask, inputs)
-        labels = whole.argmax(1) if labels is None else labels.cpu()
+        labels = _answered(ask, inputs).argmax(1) if labels is None else labels.cpu()
+        whole = self._value(ask, inputs, labels)
         movable = self.part.movable(inputs)
         places = movable.nonzero()
         left = torch.zeros(movable.shape, dtype=whole.dtype)
         for rows, pieces in (chunk.T for chunk in places.split(self.together)):
             gone = torch.nn.functional.one_hot(pieces, movable.shape[1]).bool()
             without = self.part.without(picked(inputs, rows), gone)
-            left[rows.cpu(), pieces.cpu()] = chosen(probabilities(ask, without), labels[rows.cpu()])
-        drops = chosen(whole, labels)[:, None] - left
+            left[rows.cpu(), pieces.cpu()] = self._value(ask, without, labels[rows.cpu()])
+        drops = whole[:, None] - left
         return torch.where(movable.cpu(), drops, 0.0).float()
 
     def measure(self, inputs: Inputs, drops: Float[Tensor, "row piece"], values: Tensor) -> Measured:
@@ -98,10 +106,27 @@ class BlankOut:
     def told(self) -> Told:
         """How pieces are taken, what drops, and how ranks are compared."""
         return self.part.told | {
-            "drop of": "the probability of the predicted label",
+            "drop of": f"the {self.of} of {self.label}",
             "correlation": "Spearman within a row; a constant map has 0",
             "top": f"{self.share:g} of the pieces, at least one",
         }
+
+    def _value(self, ask: Ask, inputs: Inputs, labels: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
+        """What drops, of each row's own label."""
+        logits = _answered(ask, inputs)
+        if self.of == "probability":
+            return chosen(logits.softmax(1), labels)
+        own = chosen(logits, labels)
+        if self.of == "logit":
+            return own
+        others = logits.scatter(1, labels[:, None], -torch.inf)
+        return own - others.logsumexp(1)
+
+
+def _answered(ask: Ask, inputs: Inputs) -> Float[Tensor, "row label"]:
+    """Logits in float64: in float32 a sure answer's probability would be 1 whatever is taken away."""
+    with torch.no_grad():
+        return answers(ask, inputs).cpu().double()
 
 
 @dataclass(frozen=True)
