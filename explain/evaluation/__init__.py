@@ -7,7 +7,7 @@ from .attack import MaskedAttack, drawn_targets
 from .blank_out import BlankOut, Pairwise
 from .controls import CONTROLS, controls, edge_map, first_layer_columns, random_map, randomised
 from .intervals import Estimate, paired
-from .localisation import MaskFromRelevance, PointingGame, Segmentation
+from .localisation import MaskFromRelevance, PointingAtPieces, PointingGame, Segmentation
 from .parts import Blur, Colour, Patches, Regions, Words
 from .perturbation import VQA_STEPS, DeletionInsertion, Perturbation
 from .precision import DetectionPrecision, Detections, average_precision
@@ -16,18 +16,33 @@ from .run import run
 from .specificity import ClassSpecificity
 from .study import Asked, Batch, Method, Study, Test, all_methods, columns_of
 from .table import Entry, Table
+from .tests import (
+    AgreementTest,
+    AttackTest,
+    BlankOutTest,
+    DeletionInsertionTest,
+    PerturbationTest,
+    PiecePointingTest,
+    PointingTest,
+    SegmentationTest,
+    SpecificityTest,
+)
 
 __all__ = [
     "CONTROLS",
     "VQA_STEPS",
+    "AgreementTest",
     "Ask",
     "Asked",
+    "AttackTest",
     "Batch",
     "BlankOut",
+    "BlankOutTest",
     "Blur",
     "ClassSpecificity",
     "Colour",
     "DeletionInsertion",
+    "DeletionInsertionTest",
     "DetectionPrecision",
     "Detections",
     "Entry",
@@ -39,9 +54,15 @@ __all__ = [
     "Pairwise",
     "Patches",
     "Perturbation",
+    "PerturbationTest",
+    "PiecePointingTest",
+    "PointingAtPieces",
     "PointingGame",
+    "PointingTest",
     "Regions",
     "Segmentation",
+    "SegmentationTest",
+    "SpecificityTest",
     "Study",
     "Table",
     "Test",

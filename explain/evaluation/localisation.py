@@ -10,9 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .asking import Inputs
 from .intervals import Estimate, column, mean, pooled
-from .parts import Told
+from .parts import Part, Told
 from .precision import average_precision
+from .ranking import flat
 from .records import Columns, Measured
 
 Maps = Float[Tensor, "row height width"]
@@ -69,6 +71,44 @@ class PointingGame:
             "points at": "the centre of the largest patch; ties share",
             "tolerance, pixels": self.tolerance,
         }
+
+
+@dataclass(frozen=True)
+class PointingAtPieces:
+    """The pointing game on words or regions: whether the most relevant one is among those that decide.
+
+    Attributes:
+        part: whose pieces they are; what cannot be taken away (padding, what opens a text) is no choice.
+    """
+
+    part: Part
+    title: str = field(default="Pointing at words or regions", kw_only=True)
+
+    def measure(
+        self, inputs: Inputs, values: Float[Tensor, "row piece"], deciding: Bool[Tensor, "row piece"]
+    ) -> Measured:
+        """Columns "hit", "inside" and "chance", as of `PointingGame`; NaN in rows where nothing decides."""
+        movable = self.part.movable(inputs).cpu()
+        found = flat(values, movable)
+        held, on = found.masked_fill(~movable, -torch.inf), (deciding.cpu() & movable).float()
+        best = (held == held.amax(1, keepdim=True)).float() * movable
+        positive = found.clamp_min(0) * movable
+        total = positive.sum(1)
+        columns = {
+            "hit": (best * on).sum(1) / best.sum(1),
+            "inside": torch.where(total > 0, (positive * on).sum(1) / total.clamp_min(1e-30), 0.0),
+            "chance": on.sum(1) / movable.sum(1),
+        }
+        return {name: torch.where(on.any(1), one, torch.nan) for name, one in columns.items()}
+
+    def summary(self, columns: Columns) -> dict[str, Estimate]:
+        """Hits, relevance inside, and hits less chance."""
+        return PointingGame().summary(columns)
+
+    @property
+    def told(self) -> Told:
+        """What a map points at."""
+        return {"points at": "the piece of largest relevance; ties share; padding is no choice"}
 
 
 @dataclass(frozen=True)
