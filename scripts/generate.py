@@ -7,24 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from ..guidance import AttendAndExcite, GuidanceError, GuidedRun, RelativeStep, Span, StepLog, guide
+from ..pipelines.choices import default_guidance_scale, own_size, scheduler
 from .machine import choose, one_line
 from .settings import GenerateSettings, Request, UsageError
 
 PLAIN, GUIDED = "plain", "guided"
-_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),  # as Stable Diffusion uses it
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "heun": ("HeunDiscreteScheduler", {}),
-}
 Watch = Callable[[str, int, int, "float | None"], None]
 """`watch(what, done, total, loss)` is told of every denoising step; the loss is None until one is known."""
 
@@ -55,7 +47,7 @@ def resolve(settings: GenerateSettings) -> GenerateSettings:
     device, dtype = choose(settings.device, settings.dtype)
     scale = settings.guidance_scale
     if scale is None:
-        scale = 5.0 if settings.model is None else 7.5
+        scale = default_guidance_scale(settings.model)
     model = settings.model
     if model is not None and Path(model).is_dir():
         model = str(Path(model).resolve())
@@ -82,8 +74,7 @@ def load(settings: GenerateSettings) -> StableDiffusionPipeline:
         ) from problem
     pipe.set_progress_bar_config(disable=True)
     if settings.scheduler is not None:
-        name, options = _SCHEDULERS[settings.scheduler]
-        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **options)
+        pipe.scheduler = scheduler(pipe, settings.scheduler)
     return pipe
 
 
@@ -95,13 +86,6 @@ def _load_any(model: str | None, device: str | None, dtype: torch.dtype) -> Stab
     if Path(model).is_dir() and not (Path(model) / "model_index.json").is_file():
         raise ValueError("the folder has no model_index.json")
     return StableDiffusionPipeline.from_pretrained(model, dtype=dtype, use_safetensors=True).to(device)
-
-
-def own_size(pipe: StableDiffusionPipeline) -> tuple[int, int]:
-    """The (width, height) in pixels that the model was made for."""
-    sides = pipe.unet.config.sample_size
-    height, width = (sides, sides) if isinstance(sides, int) else sides
-    return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
 
 
 def check_words(pipe: StableDiffusionPipeline, requests: Sequence[Request]) -> None:
