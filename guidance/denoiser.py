@@ -62,7 +62,7 @@ class DenoiserCall:
         arguments = dict(self.arguments)
         arguments["sample"] = (latents * self.scale).to(self.sample.dtype)
         text = arguments["encoder_hidden_states"]
-        recorder = Recorder(layers, self.grid, _text_length(text), stop=True)
+        recorder = Recorder(layers, self.grid, text_length(text), stop=True)
         with recording(recorder), _eagerly(self.module), suppress(AllRecorded):
             self.module(**arguments)
         return recorder.maps
@@ -87,6 +87,24 @@ def take(tree: Any, index: Tensor, rows: int) -> Any:
     return tree
 
 
+_probed: set[int] = set()  # denoisers (by id) that run as a probe, in whichever of several nested guides
+
+
+@contextmanager
+def probing(module: nn.Module) -> Iterator[None]:
+    """Within the block the denoiser's calls are probes, which no guide nudges and no record counts."""
+    _probed.add(id(module))
+    try:
+        yield
+    finally:
+        _probed.discard(id(module))
+
+
+def is_probed(module: nn.Module) -> bool:
+    """Whether the denoiser runs as a probe at this moment."""
+    return id(module) in _probed
+
+
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient within the block, so that a probe keeps no more than it needs."""
@@ -100,7 +118,8 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _text_length(encoder_hidden_states: Any) -> int:
+def text_length(encoder_hidden_states: Any) -> int:
+    """Number of text tokens in a denoiser's argument, which may carry image prompts beside them."""
     text = encoder_hidden_states[0] if isinstance(encoder_hidden_states, tuple) else encoder_hidden_states
     return text.shape[1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .attach import lend
-from .denoiser import DenoiserCall, by_name, frozen
+from .calls import call_settings, conditional_rows, prompts_of, refuse_unknown_pipeline, repeated
+from .denoiser import DenoiserCall, by_name, frozen, is_probed, probing
 from .errors import GuidanceError, UnsupportedError
 from .layers import Layer, LayerChoice, choose, cross_attention_layers
 from .objectives import AttendAndExcite
@@ -20,11 +21,7 @@ from .optimizer import Latents, Nudged, Probed, norms, nudge
 from .results import GuidedRun, StepLog, library_versions
 from .schedulers import input_scale, keeps_sample, shifted_steps
 
-PIPELINES = ("StableDiffusionPipeline",)
-"""Class names of the pipelines that `guide` knows (their subclasses included)."""
-
 _HALF_PRECISION_LOSS_SCALE = 1024.0
-_probing: set[int] = set()  # denoisers (by id) that run as a probe, in whichever of several nested guides
 
 
 class Session:
@@ -76,8 +73,7 @@ def guide(
         GuidanceError, TokenNotFoundError, LayerNotFoundError: when the pipeline is called with what cannot
             be guided.
     """
-    if not any(cls.__name__ in PIPELINES for cls in type(pipe).__mro__):
-        raise UnsupportedError(f"guide does not know {type(pipe).__name__}; it knows: {', '.join(PIPELINES)}")
+    refuse_unknown_pipeline(pipe, "guide")
     session = Session()
 
     def call(inherited: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -128,13 +124,13 @@ class GuidedCall:
         self._seen = False
 
     def _read_prompts(self) -> None:
-        prompts, count = _prompts(self.arguments)
+        prompts, count = prompts_of(self.arguments)
         repeats = self.arguments["num_images_per_prompt"] or 1
         spans = self.objective.spans(self.pipe.tokenizer, prompts, count)
         last = self.objective.last(self.pipe.tokenizer, prompts)
-        self.prompts = _repeated(prompts or (), repeats)
-        self.spans = _repeated(spans, repeats)
-        self.last = None if last is None else _repeated(last, repeats)
+        self.prompts = repeated(prompts or (), repeats)
+        self.spans = repeated(spans, repeats)
+        self.last = None if last is None else repeated(last, repeats)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -149,16 +145,13 @@ class GuidedCall:
     def _before_denoiser(
         self, module: Any, args: Any, kwargs: Any
     ) -> tuple[tuple[()], dict[str, Any]] | None:
-        if id(module) in _probing:
+        if is_probed(module):
             return None
         named = by_name(module, args, kwargs)
         if not self._seen:
             self._seen = True
-            _probing.add(id(module))
-            try:
+            with probing(module):
                 self._nudge(module, named)
-            finally:
-                _probing.discard(id(module))
         if self.shift is None:
             return None
         sample = named["sample"]
@@ -197,15 +190,9 @@ class GuidedCall:
         return heights[max(due)] if due else None
 
     def _conditional(self, module: Any, named: dict[str, Any]) -> DenoiserCall:
-        rows, images = len(named["sample"]), len(self.spans)
-        parts = 2 if self.pipe.do_classifier_free_guidance else 1
-        if rows != parts * images:
-            raise UnsupportedError(
-                f"the denoiser was called with {rows} rows for {images} images and {parts} part(s); guidance "
-                "does not know which of them are conditional"
-            )
+        rows = conditional_rows(self.pipe, len(named["sample"]), len(self.spans))
         whole = DenoiserCall(module, named, input_scale(self.pipe.scheduler, named["timestep"]))
-        return whole.rows(torch.arange(rows - images, rows, device=named["sample"].device))
+        return whole.rows(torch.arange(rows.start, rows.stop, device=named["sample"].device))
 
     def _probe(self, call: DenoiserCall, latents: Latents, rows: Tensor) -> Probed:
         chosen = rows.tolist()
@@ -267,16 +254,8 @@ class GuidedCall:
         )
 
     def _settings(self) -> dict[str, Any]:
-        generators = self.arguments.get("generator")
-        generators = (
-            generators if isinstance(generators, list) else [generators] if generators is not None else []
-        )
         return {
-            "pipeline": type(self.pipe).__name__,
-            "scheduler": type(self.pipe.scheduler).__name__,
-            "num_inference_steps": self.arguments.get("num_inference_steps"),
-            "guidance_scale": self.arguments.get("guidance_scale"),
-            "seeds": [generator.initial_seed() for generator in generators],
+            **call_settings(self.pipe, self.arguments),
             "layers": [layer.name for layer in self.layers],
             "objective": {"name": type(self.objective).__name__, **asdict(self.objective)},
         }
@@ -290,27 +269,12 @@ def _gradient(losses: Tensor, leaf: Latents, weights: torch.dtype) -> Latents:
     return torch.autograd.grad(losses.sum() * factor, leaf)[0] / factor
 
 
-def _prompts(arguments: Mapping[str, Any]) -> tuple[list[str] | None, int]:
-    prompt = arguments.get("prompt")
-    if prompt is None:
-        embeds = arguments.get("prompt_embeds")
-        if embeds is None:
-            raise GuidanceError("there is nothing to guide: give the pipeline a prompt")
-        return None, len(embeds)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    return prompts, len(prompts)
-
-
 def _refuse_clip_skip(pipe: Any, arguments: Mapping[str, Any]) -> None:
     if arguments.get("clip_skip") is not None and not hasattr(pipe.text_encoder, "text_model"):
         raise UnsupportedError(
             "this diffusers cannot skip layers of the text encoder of this transformers (it has no "
             "text_model); leave clip_skip out, or install a transformers in which it has"
         )
-
-
-def _repeated(items: Sequence[Any], times: int) -> list[Any]:
-    return [item for item in items for _ in range(times)]
 
 
 def _refuse_unknown(scheduler: Any) -> None:

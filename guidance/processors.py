@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -56,9 +56,19 @@ class Recorder:
                 )
         return AttentionMaps(dict(self._recorded))
 
+    def layer_of(self, module: Any) -> Layer | None:
+        """The layer that a module's attention is to be filed under; None for one that is passed by."""
+        return self.layers.get(id(module))
+
     def watch(self, layer: Layer, rows: int) -> _Watch:
         """What to run one call of the layer's processor in."""
         return _Watch(self, layer, rows)
+
+    def see(
+        self, layer: Layer, query: Tensor, key: Tensor, scale: float | None, mask: Tensor | None = None
+    ) -> None:
+        """Told of one layer's queries and keys, (row, heads, position, channel)."""
+        self.keep(layer, probabilities(query, key, scale, mask))
 
     def keep(self, layer: Layer, probabilities: Float[Tensor, "batch heads query token"]) -> None:
         """File one layer's probabilities under its name, laid out on its grid."""
@@ -105,7 +115,8 @@ class _Watch(TorchFunctionMode):
             return
         if is_causal or enable_gqa:
             raise UnsupportedError(f"{self.layer.name} uses causal or grouped-query attention over the text")
-        self._finish(probabilities(query, key, scale, attn_mask))
+        self.done = True
+        self.recorder.see(self.layer, query, key, scale, attn_mask)
 
     def see_scores(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> None:
         """Told of `Attention.get_attention_scores`, called once or (sliced) for a few heads at a time."""
@@ -113,7 +124,9 @@ class _Watch(TorchFunctionMode):
             return
         self._slices.append(probabilities(query, key, self._module.scale, attention_mask))
         if sum(len(part) for part in self._slices) == self.rows * self._module.heads:
-            self._finish(torch.cat(self._slices).unflatten(0, (self.rows, self._module.heads)))
+            self.done = True
+            found = torch.cat(self._slices).unflatten(0, (self.rows, self._module.heads))
+            self.recorder.keep(self.layer, found)
 
     def see_flat(self, heads: Tensor) -> None:
         """Told what `Attention.head_to_batch_dim` returns: queries first, then keys (xFormers)."""
@@ -122,15 +135,12 @@ class _Watch(TorchFunctionMode):
         self._flat.append(heads)
         if len(self._flat) == 2:
             query, key = (part.unflatten(0, (self.rows, self._module.heads)) for part in self._flat)
-            self._finish(probabilities(query, key, self._module.scale))
+            self.done = True
+            self.recorder.see(self.layer, query, key, self._module.scale)
 
     @property
     def _module(self) -> Any:
         return self.layer.module
-
-    def _finish(self, found: Tensor) -> None:
-        self.done = True
-        self.recorder.keep(self.layer, found)
 
 
 @torch.autocast("cuda", enabled=False)
@@ -168,15 +178,20 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
     processors = {id(layer.module.processor): layer.module.processor for layer in recorder.layers.values()}
     with ExitStack() as stack:
         for processor in processors.values():
-            stack.enter_context(lend(processor, __call__=_observed(recorder)))
+            stack.enter_context(observed(processor, recorder))
         yield recorder
+
+
+def observed(processor: Any, recorder: Recorder) -> AbstractContextManager[None]:
+    """Let one processor be seen by a recorder for the length of the block."""
+    return lend(processor, __call__=_observed(recorder))
 
 
 def _observed(recorder: Recorder) -> Callable[..., Any]:
     def call(
         inherited: Callable[..., Any], self: Any, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        layer = recorder.layers.get(id(attn))
+        layer = recorder.layer_of(attn)
         if layer is None:
             return inherited(attn, hidden_states, *args, **kwargs)
         if _is_xformers(self) and kwargs.get("attention_mask") is not None:
