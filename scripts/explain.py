@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from PIL import Image, ImageOps
 
 from .. import explain as room
@@ -17,10 +16,9 @@ from ..explain.evidence import Evidence
 from ..explain.models import Family, family_of
 from ..explain.relevance import prepared
 from .explain_settings import ExplainSettings
+from .loading import embedded, load_model, load_processor, seen_box
 from .machine import choose, one_line
 from .settings import UsageError
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +65,13 @@ def pose(settings: ExplainSettings, image: Image.Image) -> Question:
         ExplainError: a model of no known family.
     """
     device, dtype = choose(settings.device, settings.dtype)
-    name = settings.model or str(_embedded("clip" if settings.texts else "classifier"))
-    model = _load(name, device, getattr(torch, dtype), settings)
+    name = settings.model or embedded("clip" if settings.texts else "classifier")
+    model = load_model(name, device, getattr(torch, dtype), named=settings.model is not None)
     family = family_of(model)
     _check_kind(model, settings)
-    processor = _processor(name, settings)
+    processor = load_processor(name, texts=bool(settings.texts))
     pictured = getattr(processor, "image_processor", processor)
-    left, top, right, bottom = _seen(pictured, image.size)
+    left, top, right, bottom = seen_box(pictured, image.size)
     inputs, words = _encoded(model, processor, settings, image)
     return Question(
         model=model,
@@ -135,39 +133,6 @@ def token_at(question: Question, query: tuple[float, float]) -> int:
     return int(segment.positions.start or 0) + row * segment.grid[1] + column
 
 
-def _embedded(name: str) -> Path:
-    from ..emoji.models import model_folder
-
-    return model_folder(name)
-
-
-def _load(name: str, device: str, dtype: torch.dtype, settings: ExplainSettings) -> Any:
-    local = Path(name).is_dir()
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
-        kinds = [getattr(transformers, each, None) for each in config.architectures or ()]
-        kind = next((each for each in kinds if each is not None), transformers.AutoModel)
-        model = kind.from_pretrained(name, dtype=dtype, use_safetensors=True, local_files_only=local)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as problem:
-        known = "the embedded model" if settings.model is None else f'the model "{name}"'
-        raise UsageError(
-            f"cannot load {known}: {one_line(problem)}; --model takes the folder or the hub id of a model of "
-            "transformers in safetensors"
-        ) from problem
-    return model.to(device).eval()
-
-
-def _processor(name: str, settings: ExplainSettings) -> Any:
-    kind = transformers.AutoProcessor if settings.texts else transformers.AutoImageProcessor
-    try:
-        return kind.from_pretrained(name, local_files_only=Path(name).is_dir())
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as problem:
-        raise UsageError(
-            f'cannot load the {"processor" if settings.texts else "image processor"} of "{name}": '
-            f"{one_line(problem)}"
-        ) from problem
-
-
 def _check_kind(model: Any, settings: ExplainSettings) -> None:
     """Refuse questions that this kind of model does not answer."""
     takes = inspect.signature(model.forward).parameters
@@ -211,19 +176,3 @@ def _label(model: Any, label: str) -> int | str:
     """A class by its number, unless a label is called so."""
     labels = (getattr(model.config, "id2label", None) or {}).values()
     return int(label) if label.isdecimal() and label not in labels else label
-
-
-def _seen(processor: Any, size: tuple[int, int]) -> Box:
-    """What an image processor leaves of an image, (left, top, right, bottom) in the image's own pixels."""
-    width, height = size
-    if not getattr(processor, "do_center_crop", False):
-        return 0.0, 0.0, float(width), float(height)
-    wanted, crop = dict(processor.size), dict(processor.crop_size)
-    across = down = 1.0
-    if getattr(processor, "do_resize", True):
-        short = wanted.get("shortest_edge")
-        across = short / min(size) if short else wanted["width"] / width
-        down = short / min(size) if short else wanted["height"] / height
-    half_width = min(width, crop["width"] / across) / 2
-    half_height = min(height, crop["height"] / down) / 2
-    return width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height
