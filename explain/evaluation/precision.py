@@ -86,10 +86,12 @@ class DetectionPrecision:
         if not labels:
             raise InputError("no image has anything that could be found")
         thresholds = tuple(dict.fromkeys((*self.thresholds, 0.5)))
-        own = {label: [_matched(image, label, thresholds) for image in images] for label in labels}
+        # An image with nothing of a label says nothing of it, and a bootstrap passes over all images often.
+        places = {label: [at for at, one in enumerate(images) if _concerns(one, label)] for label in labels}
+        own = {label: [_matched(images[at], label, thresholds) for at in places[label]] for label in labels}
 
         def all_of(kept: tuple[int, ...], weights: Float[np.ndarray, "draw row"]) -> np.ndarray:
-            found = [[_precision(own[label], row, kept) for label in labels] for row in weights]
+            found = [[_precision(own[one], row[places[one]], kept) for one in labels] for row in weights]
             return np.array([np.nanmean(each) if not np.isnan(each).all() else np.nan for each in found])
 
         every = tuple(thresholds.index(one) for one in self.thresholds)
@@ -117,8 +119,12 @@ class DetectionPrecision:
         }
 
 
-_Matched = tuple[Float[np.ndarray, "detection"], Bool[np.ndarray, "detection threshold"], int]
+_Matched = tuple[Float[np.ndarray, "_"], Bool[np.ndarray, "_ threshold"], int]
 """Of one label in one image: scores, hit or not at each threshold, how many are there."""
+
+
+def _concerns(image: Detections, label: int) -> bool:
+    return label in image.truth or label in image.labels
 
 
 def _matched(image: Detections, label: int, thresholds: Sequence[float]) -> _Matched:
