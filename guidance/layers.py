@@ -100,13 +100,14 @@ def _closest_to_quarter(layers: Sequence[Layer], latents_grid: Grid) -> tuple[La
 
 def _by_names(layers: Sequence[Layer], latents_grid: Grid, names: Sequence[str]) -> tuple[Layer, ...]:
     for name in names:
-        if not any(_matches(layer.name, name) for layer in layers):
+        if not any(matches(layer.name, name) for layer in layers):
             _refuse(f"the layer name {name!r}", layers, latents_grid)
-    chosen = tuple(layer for layer in layers if any(_matches(layer.name, name) for name in names))
+    chosen = tuple(layer for layer in layers if any(matches(layer.name, name) for name in names))
     return chosen or _refuse("an empty list of layers", layers, latents_grid)
 
 
-def _matches(layer: str, part: str) -> bool:
+def matches(layer: str, part: str) -> bool:
+    """Whether a layer's name holds `part` as whole components, such as "mid_block" or "up_blocks.1"."""
     return re.search(rf"(^|\.){re.escape(part)}(\.|$)", layer) is not None
 
 

@@ -72,16 +72,19 @@ class Recorder:
 
     def keep(self, layer: Layer, probabilities: Float[Tensor, "batch heads query token"]) -> None:
         """File one layer's probabilities under its name, laid out on its grid."""
+        self._check_positions(layer, probabilities.shape[2])
+        self._recorded[layer.name] = probabilities.unflatten(2, layer.grid(self.latents_grid))
+        if self.stop and len(self._recorded) == len(self.layers):
+            raise AllRecorded
+
+    def _check_positions(self, layer: Layer, found: int) -> None:
         height, width = layer.grid(self.latents_grid)
-        if probabilities.shape[2] != height * width:
+        if found != height * width:
             raise UnsupportedError(
-                f"{layer.name} has {probabilities.shape[2]} image tokens, but its place in the denoiser "
+                f"{layer.name} has {found} image tokens, but its place in the denoiser "
                 f"and latents of {self.latents_grid[0]}x{self.latents_grid[1]} mean {height}x{width}; "
                 "please report this model"
             )
-        self._recorded[layer.name] = probabilities.unflatten(2, (height, width))
-        if self.stop and len(self._recorded) == len(self.layers):
-            raise AllRecorded
 
 
 class _Watch(TorchFunctionMode):
