@@ -50,7 +50,7 @@ class PerturbationTest:
         shared = [name for name in maps[0] if all(name in each for each in maps)]
         return {
             name: self.experiment.measure(
-                asked.ask, asked.batch.inputs, truth, [each[name] for each in maps]
+                asked.ask, asked.batch.asked, truth, [each[name] for each in maps]
             )
             for name in shared
         }  # fmt: skip
@@ -69,7 +69,7 @@ class DeletionInsertionTest:
         """Both curves."""
         batch = asked.batch
         return {
-            name: self.experiment.measure(asked.ask, batch.inputs, batch.labels, values)
+            name: self.experiment.measure(asked.ask, batch.asked, batch.labels, values)
             for name, values in asked.maps(self.kind).items()
         }
 
@@ -86,9 +86,9 @@ class BlankOutTest:
     def measure(self, asked: Asked) -> dict[str, Measured]:
         """Correlations with the drops."""
         batch = asked.batch
-        drops = self.experiment.drops(asked.ask, batch.inputs, batch.labels)
+        drops = self.experiment.drops(asked.ask, batch.asked, batch.labels)
         return {
-            name: self.experiment.measure(batch.inputs, drops, values)
+            name: self.experiment.measure(batch.asked, drops, values)
             for name, values in asked.maps(self.kind).items()
         }
 
@@ -114,7 +114,7 @@ class AgreementTest:
 
     def _movable(self, asked: Asked, maps: Mapping[str, Tensor]) -> Bool[Tensor, "row piece"]:
         if self.part is not None:
-            return self.part.movable(asked.batch.inputs)
+            return self.part.movable(asked.batch.asked)
         return torch.ones(next(iter(maps.values())).flatten(1).shape, dtype=torch.bool)
 
 
@@ -132,7 +132,7 @@ class AttackTest:
         batch, labels = asked.batch, asked.answered.shape[1]
         targets = drawn_targets(asked.predicted, labels, batch.items, self.seed)
         return {
-            name: self.experiment.measure(asked.ask, batch.inputs, targets, values)
+            name: self.experiment.measure(asked.ask, batch.asked, targets, values)
             for name, values in asked.maps("image").items()
         }
 
@@ -176,7 +176,7 @@ class PiecePointingTest:
                 f"this source does not say which pieces decide: set Batch.{self.pieces or 'pieces'}"
             )
         return {
-            name: self.experiment.measure(batch.inputs, values, deciding)
+            name: self.experiment.measure(batch.asked, values, deciding)
             for name, values in asked.maps(self.kind).items()
         }
 
