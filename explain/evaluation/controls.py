@@ -39,7 +39,7 @@ def controls(
     Raises:
         InputError: without a named target, or an item for every row.
     """
-    if target is None:
+    if target is None and not family_of(model).asked_by_inputs:
         raise InputError("name the target: a model with random weights would be asked about another one")
     found = {"random": random_like(like, items, seed)}
     if like.image is not None:

@@ -69,11 +69,12 @@ class Batch:
     Attributes:
         items: the numbers of the rows in the data.
         inputs: as the model and `explain` take them.
-        target: what `explain` is asked, one a row.
+        target: what `explain` is asked, one a row; None only where the inputs ask (CLIP's texts).
         labels: the index of the same target among the answers of `ask`.
         truth: the right label, or how right each label is (0..1); None where it is not known.
         masks: where the target is, in pixels of any size.
         other: a second subject of every row, for class specificity.
+        other_inputs: the inputs that ask about it, where they do; None: `inputs`.
         other_masks: where that is.
         pieces: which words or regions decide, for pointing.
         beside: what `ask` is told besides the inputs, and `explain` is not: which box, which claim is meant.
@@ -91,6 +92,7 @@ class Batch:
     truth: Int[Tensor, "row"] | Float[Tensor, "row label"] | None = None
     masks: Bool[Tensor, "row height width"] | None = None
     other: Target | None = None
+    other_inputs: Inputs | None = None
     other_masks: Bool[Tensor, "row height width"] | None = None
     pieces: Bool[Tensor, "row piece"] | None = None
     beside: Inputs = field(default_factory=dict)
@@ -106,8 +108,6 @@ class Batch:
         counts |= {"titles": len(self.titles)} if self.titles else {}
         if wrong := {name: count for name, count in counts.items() if count != rows}:
             raise InputError(f"wanted one entry for each of {rows} items; not so in: {wrong}")
-        if self.target is None:
-            raise InputError("name the target of every row: controls would be asked about another one")
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Asked:
     @cached_property
     def found(self) -> dict[str, Relevance]:
         """The relevance for the target by every method, then the controls."""
-        return self._relevance(self.batch.target, self._seed)
+        return self._relevance(self.batch.inputs, self.batch.target, self._seed)
 
     @cached_property
     def found_other(self) -> dict[str, Relevance]:
@@ -144,9 +144,11 @@ class Asked:
         Raises:
             InputError: where the source names no other target.
         """
-        if self.batch.other is None:
+        batch = self.batch
+        if batch.other is None and batch.other_inputs is None:
             raise InputError("this source has no second target: set Batch.other")
-        return self._relevance(self.batch.other, self._seed + 1000)
+        inputs = batch.inputs if batch.other_inputs is None else batch.other_inputs
+        return self._relevance(inputs, batch.other, self._seed + 1000)
 
     def maps(self, kind: Kind, of: Whose = "own") -> dict[str, Tensor]:
         """The maps of one modality, of every method and control that has one.
@@ -184,19 +186,20 @@ class Asked:
             return truth.cpu().gather(1, self.predicted[:, None])[:, 0] >= 0.5
         return self.predicted == truth.cpu()
 
-    def _relevance(self, target: Target, seed: int) -> dict[str, Relevance]:
+    def _relevance(self, inputs: Inputs, target: Target, seed: int) -> dict[str, Relevance]:
         found: dict[str, Relevance] = {}
         for each in self.methods:
             try:
-                found[each.name] = explain(self.model, self.batch.inputs, target, each.rule, **each.settings)
+                found[each.name] = explain(self.model, inputs, target, each.rule, **each.settings)
             except UnsupportedMethodError as problem:
                 self.left_out[each.name] = str(problem)
         if not found:
             raise InputError(f"no method is left: {'; '.join(self.left_out.values()) or 'none was given'}")
         if self._controls:
             like = next(iter(found.values()))
-            inputs, items = self.batch.inputs, self.batch.items
-            found |= controls(self.model, inputs, like, items, target, seed=seed, blind=self._blind)
+            found |= controls(
+                self.model, inputs, like, self.batch.items, target, seed=seed, blind=self._blind
+            )
         return found
 
 

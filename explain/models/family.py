@@ -59,6 +59,8 @@ class Family(ABC):
     """Methods that have no meaning here, each with the reason, as a sentence that can follow a colon."""
     pixels: ClassVar[str | None] = "pixel_values"
     """The input that holds the image, if there is one: for the methods that only look from outside."""
+    asked_by_inputs: ClassVar[bool] = False
+    """Whether the inputs alone say what is explained, so that the target None names it (CLIP's texts)."""
 
     @abstractmethod
     def wiring(self, model: nn.Module) -> Wiring:

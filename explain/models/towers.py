@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,8 @@ class TwoTowers(Family):
     or images and texts of the same number, the first with the first. The target is None, the pair's entry of
     `logits_per_image`, or a callable on the outputs that gives one score for every pair.
     """
+
+    asked_by_inputs: ClassVar[bool] = True
 
     def wiring(self, model: Any) -> Wiring:
         """The image tower, then the text tower."""
