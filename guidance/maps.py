@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -25,18 +25,30 @@ class AttentionMaps:
     tokens. Batch and token count are the same in all layers; heads and grids may differ. The tensors stay
     in the autograd graph when the run is guided; none of the methods changes them in place.
 
+    `self_layers` is empty but where a loss needs self-attention; it then maps a self-attention layer's name
+    to the mean over its heads, of shape (batch, height, width, rows, columns): how much the image position
+    (row, column) of the first grid attends to each of the second, sum 1. It takes (height width)^2 numbers a
+    layer and image, and while guiding the graph keeps each head's besides.
+
     Raises:
         GuidanceError: no layer at all, or layers that differ in batch size or token count.
         GridMismatchError: a layer that is not five-dimensional, or has an empty dimension.
     """
 
     layers: Mapping[str, Tensor]
+    self_layers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.layers:
             raise GuidanceError("no layer has recorded anything; attention maps need at least one layer")
         for name, layer in self.layers.items():
             _check_shape(name, layer)
+        for name, layer in self.self_layers.items():
+            if layer.ndim != 5 or layer.shape[0] != self.batch or layer.shape[1:3] != layer.shape[3:]:
+                raise GridMismatchError(
+                    f"self-attention of {name!r} has shape {tuple(layer.shape)}; wanted "
+                    f"({self.batch}, height, width, height, width)"
+                )
         for axis, what in ((0, "batch sizes"), (4, "token counts")):
             sizes = {name: layer.shape[axis] for name, layer in self.layers.items()}
             if len(set(sizes.values())) > 1:
@@ -83,17 +95,30 @@ class AttentionMaps:
         Raises:
             GridMismatchError: the layers have different grids and no `grid` is given.
         """
-        found = set(self.grids.values())
-        if grid is None and len(found) > 1:
-            raise GridMismatchError(
-                f"the layers' grids differ: {_listed({k: f'{h}x{w}' for k, (h, w) in self.grids.items()})}; "
-                "select layers of one grid, or give mean() the grid to pool to"
-            )
-        target = grid or found.pop()
+        target = grid or _only_grid(self.grids)
         heads = sum(layer.shape[1] for layer in self.layers.values())
         total = sum(pool(_precise(layer).sum(1), target) for layer in self.layers.values())
         assert isinstance(total, Tensor)
         return total / heads
+
+    def self_attention(self, grid: Grid | None = None) -> Float[Tensor, "batch height width height width"]:
+        """Return the mean over all self-attention layers, each pooled to one grid, in float32.
+
+        With `grid` None it is that of the layers over the text, which must share one. Those that attend and
+        those attended to are pooled by area alike, so that proportions stay and sums shrink with the cells.
+
+        Raises:
+            GuidanceError: no self-attention was recorded.
+            GridMismatchError: the layers over the text have different grids and no `grid` is given.
+        """
+        if not self.self_layers:
+            raise GuidanceError(
+                "these maps hold no self-attention; a loss that reads it declares "
+                '@needs("self_attention"), so that it is recorded'
+            )
+        target = grid or _only_grid(self.grids)
+        layers = [_pool_both(_precise(layer), target) for layer in self.self_layers.values()]
+        return torch.stack(layers).mean(0)
 
 
 def pool(
@@ -113,6 +138,25 @@ def pool(
         return maps
     pooled = functional.interpolate(maps.permute(0, 3, 1, 2), size=tuple(grid), mode="area")
     return pooled.permute(0, 2, 3, 1)
+
+
+def _pool_both(
+    maps: Float[Tensor, "batch _height _width _height _width"], grid: Grid
+) -> Float[Tensor, "batch _rows _columns _rows _columns"]:
+    """Pool the positions that attend and those attended to."""
+    attending = pool(maps.flatten(3), grid).unflatten(3, maps.shape[3:])
+    attended = pool(attending.flatten(1, 2).permute(0, 2, 3, 1), grid)
+    return attended.permute(0, 3, 1, 2).unflatten(1, grid)
+
+
+def _only_grid(grids: Mapping[str, Grid]) -> Grid:
+    found = set(grids.values())
+    if len(found) > 1:
+        raise GridMismatchError(
+            f"the layers' grids differ: {_listed({k: f'{h}x{w}' for k, (h, w) in grids.items()})}; "
+            "select layers of one grid, or give mean() the grid to pool to"
+        )
+    return found.pop()
 
 
 def _check_shape(name: str, layer: Tensor) -> None:

@@ -1,16 +1,13 @@
-"""What guidance wants of attention, as plain functions from maps and spans to one number an image.
+"""How losses read attention: softmax over the text, a map a span, a Gaussian over it.
 
-A loss is any function `(maps: AttentionMaps, spans: one sequence of spans an image) -> Float[Tensor,
-"batch"]`. Those here read the maps alike, by the keywords of `Reading`; their defaults are the corrected
-reading, and `published=True` with `last=None` and one token a span is the reading of the authors of
-Attend-and-Excite.
+The defaults are the corrected reading; `published=True` with `last=None` and one token a span is the reading
+of the authors of Attend-and-Excite.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
 import torch
@@ -18,12 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import GridMismatchError, GuidanceError, TokenNotFoundError
-from .maps import AttentionMaps, Grid
-from .tokens import Span
+from ..errors import GridMismatchError, GuidanceError, TokenNotFoundError
+from ..maps import AttentionMaps, Grid
+from ..tokens import Span
 
 Spans = Sequence[Sequence[Span]]
-Loss = Callable[[AttentionMaps, Spans], Float[Tensor, "batch"]]
 
 
 class Reading(TypedDict, total=False):
@@ -45,47 +41,6 @@ class Reading(TypedDict, total=False):
     kernel_size: int
     published: bool
     grid: Grid | None
-
-
-def attend_and_excite(
-    maps: AttentionMaps,
-    spans: Spans,
-    *,
-    reduction: str = "max",
-    **reading: Unpack[Reading],
-) -> Float[Tensor, "batch"]:
-    """Attend-and-Excite's loss: how far the most neglected span is from being attended to somewhere.
-
-    Source: Chefer et al., "Attend-and-Excite" (SIGGRAPH 2023), Algorithm 1 and its code.
-    Formula: L = max over spans s of relu(1 - max over positions of G(A_s)), where A_s is the span's part of
-    the softmax over the text (`normalise_over_text`, `word_maps`) and G smooths it (`smooth`). With
-    `reduction="mean"` the mean over the spans takes the place of their maximum, so that each unsatisfied
-    span gets a gradient at once. Range 0 (every span fully attended to) to 1; 0 for an image without spans.
-    Images do not influence each other.
-
-    Raises:
-        TokenNotFoundError: a span outside the text that is read.
-        GridMismatchError: layers of different grids and no `grid`, or a grid too small for the kernel.
-    """
-    if reduction not in ("max", "mean"):
-        raise GuidanceError(f'reduction is "max" or "mean"; got {reduction!r}')
-    worst = torch.amax if reduction == "max" else torch.mean
-    shortfalls = [functional.relu(1 - peak) for peak in peaks(maps, spans, **reading)]
-    return torch.stack([worst(short, dim=0) if len(short) else short.sum() for short in shortfalls])
-
-
-def overlap(maps: AttentionMaps, spans: Spans, **reading: Unpack[Reading]) -> Float[Tensor, "batch"]:
-    """A-STAR's segregation loss: how much the spans of an image attend to the same places.
-
-    Source: Agarwal et al., "A-STAR" (ICCV 2023), L_seg; here the mean over pairs instead of their sum, so
-    that its size does not grow with the number of spans.
-    Formula: mean over pairs (m, n) of sum_p min(G(A_m), G(A_n)) / sum_p (G(A_m) + G(A_n)), p over positions.
-    Range 0 (no common place) to 0.5 (equal maps); 0 for an image with fewer than two spans.
-
-    Raises:
-        TokenNotFoundError, GridMismatchError: as in `attend_and_excite`.
-    """
-    return torch.stack([_mean_overlap(image) for image in subject_maps(maps, spans, **reading)])
 
 
 def peaks(maps: AttentionMaps, spans: Spans, **reading: Unpack[Reading]) -> list[Float[Tensor, "_span"]]:
@@ -122,6 +77,35 @@ def subject_maps(
         smooth(image, sigma, kernel_size, published=published) if len(image) else image
         for image in word_maps(normalised, spans)
     ]
+
+
+def span_attention(
+    maps: AttentionMaps, spans: Spans, last: Sequence[int] | None = None, grid: Grid | None = None
+) -> list[Float[Tensor, "_span height width"]]:
+    """Return, for each image, how much attention each of its spans gets: the sum over its tokens, 0 to 1.
+
+    Neither a softmax over the text nor smoothing: for losses that look at where a span's attention lies and
+    not at how it fares against the other words.
+
+    Raises:
+        TokenNotFoundError, GridMismatchError: as in `attend_and_excite`.
+    """
+    mean = maps.mean(grid)
+    _check_spans(spans, last, mean.shape[0], mean.shape[3])
+    return word_maps(mean, spans)
+
+
+def distributions(
+    maps: Float[Tensor, "*map height width"], floor: float = 1e-3
+) -> Float[Tensor, "*map position"]:
+    """Each map as a distribution over the n positions of its grid, none of which is quite empty.
+
+    Formula: (1 - floor) A / sum A + floor / n, so that a logarithm is at least log(floor / n) and every
+    divergence of two such distributions at most log(n / floor).
+    """
+    flat = maps.flatten(-2)
+    total = flat.sum(-1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+    return (1 - floor) * flat / total + floor / flat.shape[-1]
 
 
 def normalise_over_text(
@@ -229,12 +213,3 @@ def _check_spans(spans: Spans, last: Sequence[int] | None, batch: int, tokens: i
                     f"{span.label!r} of image {image} stands at the token positions {list(span.indices)}; "
                     f"the maps are read at 1..{end - 1}"
                 )
-
-
-def _mean_overlap(image: Float[Tensor, "_span height width"]) -> Float[Tensor, ""]:
-    flat = image.flatten(1)
-    if len(flat) < 2:
-        return flat[:0].sum()
-    tiny = torch.finfo(flat.dtype).tiny
-    shares = [torch.minimum(a, b).sum() / (a + b).sum().clamp_min(tiny) for a, b in combinations(flat, 2)]
-    return torch.stack(shares).mean()
