@@ -124,8 +124,13 @@ def text_length(encoder_hidden_states: Any) -> int:
     return text.shape[1]
 
 
-def _eagerly(module: nn.Module) -> Any:
+def is_compiled(module: nn.Module) -> bool:
+    """Whether the module or a part of it runs as compiled code."""
     compiled = any(getattr(part, "_compiled_call_impl", None) is not None for part in module.modules())
-    if compiled or hasattr(module, "_orig_mod"):
+    return compiled or hasattr(module, "_orig_mod")
+
+
+def _eagerly(module: nn.Module) -> Any:
+    if is_compiled(module):
         return torch.compiler.set_stance("force_eager")
     return nullcontext()

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .attach import lend
 from .calls import call_settings, conditional_rows, prompts_of, refuse_unknown_pipeline, repeated
-from .denoiser import by_name, is_probed, text_length
-from .errors import GridMismatchError, GuidanceError
+from .denoiser import by_name, is_compiled, is_probed, text_length
+from .errors import GridMismatchError, GuidanceError, UnsupportedError
 from .layers import Grid, LayerChoice, choose, cross_attention_layers
 from .objectives import AttendAndExcite, Words
 from .parts import Parts, parts_of
@@ -82,7 +82,7 @@ def record(
         A `Recording`, whose `record` is the frozen `AttentionRecord` of the latest call.
 
     Raises:
-        UnsupportedError: a pipeline or attention processor that is not known.
+        UnsupportedError: a pipeline or attention processor that is not known, or a compiled denoiser.
         TokenNotFoundError, LayerNotFoundError: when the pipeline is called, for words and layers not there.
         GuidanceError: something else to resolve by, or a grid that is none.
     """
@@ -116,6 +116,7 @@ class RecordedCall:
         resolve: Sequence[Axis] = (),
         grid: Grid | None = None,
     ) -> None:
+        _refuse_compiled(pipe.unet)
         self.pipe, self.arguments, self.words = pipe, arguments, words
         self.layer_choice, self.resolve, self.grid = layers, tuple(resolve), grid
         self.found_layers = cross_attention_layers(pipe.unet)
@@ -234,6 +235,15 @@ class RecordedCall:
             "resolve": list(self.resolve),
             "left_out": [list(part.left_out) for part in self.parts],
         }
+
+
+def _refuse_compiled(denoiser: Any) -> None:
+    """Compiled code calls no processor that could be seen, and running it eagerly would change pixels."""
+    if is_compiled(denoiser):
+        raise UnsupportedError(
+            "record sees what attention processors compute, and a compiled denoiser does not call them; "
+            "record the pipeline before it is compiled, or load it anew"
+        )
 
 
 def _columns(attention: Tensor, columns: int) -> Tensor:

@@ -238,6 +238,11 @@ class AttentionRecord:
             "versions": dict(self.versions),
         }
 
+    def _repr_html_(self) -> str:
+        from .record_html import html_of
+
+        return html_of(self)
+
     def __repr__(self) -> str:
         height, width = self.maps[0].shape[1:]
         words = "; ".join(", ".join(span.label for span in own) for own in self.spans[:3])
