@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,6 +55,40 @@ def zero_shot(model: nn.Module, texts: Inputs) -> Ask:
 def retrieval(model: nn.Module, images: Inputs) -> Ask:
     """Ask a CLIP or SigLIP which of fixed images fits a text: labels are images, rows are texts."""
     return lambda inputs: model(**inputs, **images).logits_per_text
+
+
+def remembered(ask: Ask) -> Ask:
+    """The same ask, which answers a row that it has seen before from memory; not where gradients are wanted.
+
+    Methods that agree on what goes first ask the same questions, and so do protocols. Rows are told apart by
+    the bytes of all their tensors. What it has seen is kept as long as it lives: one for each batch of cases.
+    """
+    seen: dict[tuple[bytes, ...], Tensor] = {}
+
+    def answer(inputs: Inputs) -> Tensor:
+        if torch.is_grad_enabled():
+            return ask(inputs)
+        keys = _keys(inputs)
+        fresh = list({key: row for row, key in enumerate(keys) if key not in seen}.values())
+        if fresh:
+            found = ask(picked(inputs, torch.tensor(fresh)))
+            if len(found) != len(fresh):
+                return ask(inputs)  # for `answers` to refuse
+            seen.update(zip((keys[row] for row in fresh), found, strict=True))
+        return torch.stack([seen[key] for key in keys])
+
+    return answer
+
+
+def _keys(inputs: Inputs) -> list[tuple[bytes, ...]]:
+    """A digest of every row."""
+    whole = [value.detach().cpu().contiguous() for value in inputs.values() if isinstance(value, Tensor)]
+    rows = [each.reshape(len(each), -1).view(torch.uint8).numpy() for each in whole]
+    options = repr({name: each for name, each in inputs.items() if not isinstance(each, Tensor)}).encode()
+    return [
+        (options, *(hashlib.blake2b(each[row].tobytes(), digest_size=16).digest() for each in rows))
+        for row in range(row_count(inputs))
+    ]
 
 
 def probabilities(ask: Ask, inputs: Inputs) -> Float[Tensor, "row label"]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from ..errors import InputError
 
@@ -104,9 +105,17 @@ def deviation(values: Float[np.ndarray, "row"]) -> Estimate:
     return bootstrap(spread, len(known))
 
 
-def paired(values: Float[np.ndarray, "row"], others: Float[np.ndarray, "row"]) -> Estimate:
-    """The mean difference of two columns over the same rows; where either is NaN the row does not count."""
-    return mean(values - others)
+def paired(
+    values: Float[np.ndarray, "row"], others: Float[np.ndarray, "row"], groups: Sequence[Any] | None = None
+) -> Estimate:
+    """The mean difference of two columns over the same rows; where either is NaN the row does not count.
+
+    Always by bootstrap: differences of 0 and 1 alone are no share, and one 1 among many 0 is no evidence.
+
+    Args:
+        groups: as in `mean`.
+    """
+    return mean(values - others, range(len(values)) if groups is None else groups)
 
 
 def bootstrap(statistic: Statistic, n: int, draws: int = DRAWS) -> Estimate:
@@ -116,16 +125,26 @@ def bootstrap(statistic: Statistic, n: int, draws: int = DRAWS) -> Estimate:
     value = float(statistic(np.ones((1, n)))[0])
     if n == 1:
         return Estimate(value, -math.inf, math.inf, n)
-    drawn = np.concatenate([statistic(counts.astype(float)) for counts in _counts(n, draws)])
+    drawn = np.concatenate([statistic(counts) for counts in _counts(n, draws)])
     low, high = np.quantile(drawn[~np.isnan(drawn)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
     return Estimate(value, float(low), float(high), n)
 
 
-def _counts(n: int, draws: int) -> Iterator[Int[np.ndarray, "draw row"]]:
+def _counts(n: int, draws: int) -> Iterator[Float[np.ndarray, "draw row"]]:
     """How often each row is in each of the bootstrap samples, in portions."""
-    random, step = np.random.default_rng(0), max(1, _HELD // n)
+    step = max(1, _HELD // n)
+    if draws <= step:
+        yield _drawn_once(n, draws)
+        return
+    random = np.random.default_rng(0)
     for start in range(0, draws, step):
-        yield random.multinomial(n, np.full(n, 1 / n), size=min(step, draws - start))
+        yield random.multinomial(n, np.full(n, 1 / n), size=min(step, draws - start)).astype(float)
+
+
+@lru_cache(maxsize=4)
+def _drawn_once(n: int, draws: int) -> Float[np.ndarray, "draw row"]:
+    """One portion that is all of them: drawing costs more than what is done with it, for every figure."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
 
 
 def _nothing() -> Estimate:

@@ -17,7 +17,7 @@ from ..errors import InputError, UnsupportedMethodError
 from ..methods import METHODS
 from ..models.family import Target
 from ..relevance import Relevance, explain
-from .asking import Ask, Inputs, probabilities, row_count
+from .asking import Ask, Inputs, probabilities, remembered, row_count
 from .controls import CONTROLS, controls, randomised
 from .parts import Told
 from .records import Experiment, Measured, Record, columns, records, tabulate
@@ -127,7 +127,9 @@ class Asked:
         with_controls: bool = True, blind: nn.Module | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         """`blind`: the model with random weights, if it is at hand."""
-        self.model, self.ask, self.batch, self.methods = model, ask, batch, tuple(methods)
+        self.model, self.batch, self.methods = model, batch, tuple(methods)
+        self.ask = remembered(ask)
+        """What a row was answered once is not asked again."""
         self.left_out: dict[str, str] = {}
         """Methods that the family refuses, with the reason; known once `found` is."""
         self._controls, self._blind, self._seed = with_controls, blind, seed
