@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ..pictures import Tile, overlay, sheet
+from .calibration import Calibration, calibrate
 from .capture import Capture, capture
+from .check import check
 from .errors import (
     CaptureError,
     ExplainError,
@@ -15,9 +17,11 @@ from .errors import (
 from .methods import METHODS, settings_of
 from .picture import picture
 from .relevance import Relevance, explain
+from .verdict import Verdict, WordVerdict
 
 __all__ = [
     "METHODS",
+    "Calibration",
     "Capture",
     "CaptureError",
     "ExplainError",
@@ -27,7 +31,11 @@ __all__ = [
     "Tile",
     "UnknownFamilyError",
     "UnsupportedMethodError",
+    "Verdict",
+    "WordVerdict",
+    "calibrate",
     "capture",
+    "check",
     "explain",
     "overlay",
     "picture",

@@ -209,8 +209,8 @@ def explain(
         signed=signed,
         method=method,
         settings={**methods.settings_of(method), **settings},
-        model=_name(model),
-        versions=_versions(),
+        model=model_name(model),
+        versions=versions(),
     )
 
 
@@ -265,7 +265,8 @@ def _words(
     return tuple(rows * len(text) if len(rows) == 1 else rows)
 
 
-def _name(model: nn.Module) -> str:
+def model_name(model: nn.Module) -> str:
+    """Its class, and the name it was loaded by."""
     config = getattr(model, "config", None)
     name = str(getattr(config, "_name_or_path", "") or "")
     # A folder's own name says enough, and a result that is passed on should not tell where it lay.
@@ -273,7 +274,8 @@ def _name(model: nn.Module) -> str:
     return f"{type(model).__name__} {short}".strip()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of heedful and the libraries whose numerics a result depends on."""
     found = {}
     for name in ("heedful", "torch", "transformers"):
         try:
