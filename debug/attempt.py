@@ -16,14 +16,25 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from PIL import Image
 
-from ..guidance import AttendAndExcite, GuidanceError, GuidedRun, RelativeStep, Span, StepLog, guide
+from ..guidance import (
+    AttendAndExcite,
+    AttentionRecord,
+    GuidanceError,
+    GuidedRun,
+    RelativeStep,
+    Span,
+    StepLog,
+    find_spans,
+    guide,
+    record,
+)
+from ..guidance.parts import parts_of
 from ..pipelines.choices import SCHEDULERS, default_guidance_scale, own_size, scheduler
 from .errors import AttemptError, Cancelled
 from .settings import AttemptSettings
 
 if TYPE_CHECKING:
     from ..explain import Verdict
-    from ..guidance import AttentionRecord
 
 __all__ = ["Attempt", "AttemptError", "AttemptSettings", "Cancelled", "Drawn", "attempt"]
 
@@ -143,8 +154,6 @@ class _Work:
             handle.remove()
 
     def draw(self, kind: str) -> Drawn:
-        from ..guidance import record
-
         self.stop_if_cancelled()
         loss: float | None = None
 
@@ -159,7 +168,7 @@ class _Work:
         with (
             self._timed(kind),
             guide(self.pipe, self._objective(kind), progress=probed) as session,
-            record(self.pipe, resolve=("step",)) as recording,
+            record(self.pipe, self._recorded_words(), resolve=("step",)) as recording,
         ):
             image = self.pipe(**self._arguments(), callback_on_step_end=stepped).images[0]
         return Drawn(kind, image, session.run, recording.record)
@@ -184,6 +193,14 @@ class _Work:
         if kind == PLAIN:  # a step of no length changes no pixel
             return replace(objective, step=RelativeStep(0.0), max_refinements=0)
         return replace(objective, step=RelativeStep(RelativeStep().size * self.settings.strength))
+
+    def _recorded_words(self) -> list[str] | None:
+        """Every word of the prompt, and the phrases that are guided; None where there are no phrases."""
+        tokenizer, prompt = self.pipe.tokenizer, self.settings.prompt
+        every = parts_of(tokenizer, prompt, tokenizer.model_max_length).words
+        guided = find_spans(tokenizer, prompt, self.settings.words)
+        phrases = [span.label for span in guided if span not in every]
+        return [*(span.label for span in every), *phrases] if phrases else None
 
     def _arguments(self) -> dict[str, Any]:
         asked = self.settings
