@@ -85,13 +85,15 @@ def numbers(examples: Sequence[Example], names: Mapping[int, str]) -> tuple[Exam
 
 def source(
     examples: Sequence[Example], view: View, model: nn.Module, ask: Ask,
-    target: Callable[[Sequence[int]], Any] = list,
+    target: Callable[[list[int]], Any] = list,
+    beside: Callable[[list[int]], Mapping[str, Tensor]] = lambda labels: {},
 ) -> Source:  # fmt: skip
     """The examples as batches of a study: what is asked about is the label, or else the model's answer.
 
     Args:
         examples: their labels are numbers, as `numbers` gives them, for all or for none.
-        target: the labels' numbers as `explain` takes them.
+        target: of the labels' numbers what `explain` takes as target.
+        beside: of the same what goes into the model's inputs beside the images, such as the labels as texts.
 
     Raises:
         InputError: when called: an image that cannot be read, images of several sizes behind the processor, a
@@ -105,6 +107,7 @@ def source(
         inputs = prepared(model, {"pixel_values": pixels})
         size = (pixels.shape[2], pixels.shape[3])
         labels = _labels(own, inputs, ask)
+        inputs |= prepared(model, found) if (found := beside(labels.tolist())) else {}
         masks = [_cut(_fitting(one, image), view, size) for one, image in zip(own, images, strict=True)]
         return Batch(
             items=tuple(items),

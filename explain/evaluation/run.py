@@ -71,7 +71,7 @@ def run(
         raise InputError(
             f"wanted at least one item, in batches of at least one; got {count} and {batch_size}"
         )
-    path, state = Path(file), processes or _launched()
+    path, state = Path(file), processes or launched()
     if state.process_index == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_about(path, dict(about))
@@ -171,7 +171,8 @@ def _check_about(path: Path, about: dict[str, Any]) -> None:
         )
 
 
-def _launched() -> Processes:
+def launched() -> Processes:
+    """The processes that `accelerate launch` (or torchrun, or MPI) started, as this one sees them."""
     if max(int(os.environ.get(name, "1")) for name in _SIZES) == 1:
         return Alone()
     import torch
