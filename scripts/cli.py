@@ -18,6 +18,7 @@ from rich.table import Table
 
 from . import settings as asked
 from .cli_explain import explain
+from .cli_explain_methods import explain_methods
 from .settings import GenerateSettings, Request, UsageError
 from .terminal import clear_errors, quieten
 
@@ -45,6 +46,7 @@ def main(
 
 
 app.command()(explain)
+app.command()(explain_methods)
 
 
 @app.command()
