@@ -245,7 +245,10 @@ def _asked_questions(model: Answerer, tokenizer: Any, seed: int) -> Callable[[Se
 
 
 def _answer_tests(regions: Regions, tokenizer: Any) -> tuple[Test, ...]:
-    words, masked, truth = Words(), Words("mask", tokenizer.mask_token_id), "the right answer, of 42"
+    # VisualBERT reads its answer from the question mark; LXMERT does not, but is asked the same.
+    stay = (tokenizer.convert_tokens_to_ids("?"),)
+    words, masked = Words(stay=stay), Words("mask", tokenizer.mask_token_id, stay=stay)
+    truth = "the right answer, of 42"
     return (
         _perturbed((words, regions), ("text", "regions"), truth, "perturbation"),
         _perturbed((words,), ("text",), truth, "perturbation-text"),

@@ -157,11 +157,14 @@ class Words(Part):
         how: "drop" closes the gap and keeps the order (the VQA test of Chefer et al. 2021); "mask" puts
             `mask_id` there (blank-out, Abnar and Zuidema 2020, who take the unknown token).
         padding: the id that fills what dropping leaves at the end.
+        stay: ids of tokens that are no words to take, such as the question mark that VisualBERT reads its
+            answer from: without it the reader is gone, and not what was read.
     """
 
     how: Literal["drop", "mask"] = "drop"
     mask_id: int | None = None
     padding: int = 0
+    stay: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.how not in ("drop", "mask") or (self.how == "mask") != (self.mask_id is not None):
@@ -169,7 +172,9 @@ class Words(Part):
 
     def movable(self, inputs: Inputs) -> Bool[Tensor, "row piece"]:
         """Parts of words."""
-        return word_tokens(_tensor(inputs, "input_ids"), inputs.get("attention_mask"), self.padding)
+        ids = _tensor(inputs, "input_ids")
+        kept = torch.isin(ids, torch.tensor(self.stay, dtype=ids.dtype, device=ids.device))
+        return word_tokens(ids, inputs.get("attention_mask"), self.padding) & ~kept
 
     def without(self, inputs: Inputs, gone: Bool[Tensor, "row piece"]) -> dict[str, Any]:
         """The texts without these tokens, padded on the right to the length they had."""
@@ -191,7 +196,8 @@ class Words(Part):
     def told(self) -> Told:
         """What becomes of a word."""
         gone = "dropped, the order kept" if self.mask_id is None else f"replaced by token {self.mask_id}"
-        return {"words": f"{gone}; what opens and closes the text stays"}
+        also = f", so do tokens {', '.join(map(str, self.stay))}" if self.stay else ""
+        return {"words": f"{gone}; what opens and closes the text stays{also}"}
 
 
 @dataclass(frozen=True)

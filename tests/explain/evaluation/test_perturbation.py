@@ -107,6 +107,17 @@ def test_what_opens_and_closes_a_text_stays_and_words_keep_their_order() -> None
     assert found["attention_mask"].tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]]
     assert found["token_type_ids"].tolist() == [[0, 0, 1, 1, 0, 0], [0] * 6]
     assert Words("mask", 3).without(inputs, gone)["input_ids"][0].tolist() == [1, 7, 3, 9, 2, 0]
+
+
+def test_tokens_that_are_to_stay_are_no_words() -> None:
+    inputs = {
+        "input_ids": torch.tensor([[1, 7, 8, 9, 2, 0]]),
+        "attention_mask": torch.tensor([[1] * 5 + [0]]),
+    }
+
+    assert Words().movable(inputs).tolist() == [[False, True, True, True, False, False]]
+    assert Words(stay=(9, 5)).movable(inputs).tolist() == [[False, True, True, False, False, False]]
+    assert "so do tokens 9, 5" in Words(stay=(9, 5)).told["words"]
     assert inputs["input_ids"][0].tolist() == [1, 7, 8, 9, 2, 0]
 
 
