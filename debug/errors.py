@@ -18,3 +18,7 @@ class Cancelled(DebugError):
 
 class ReportError(DebugError, ValueError):
     """What cannot be reported, or a place where no report can be written."""
+
+
+class PageError(DebugError):
+    """A page that cannot be served, or a question that it cannot put."""

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import settings as asked
+from .cli_debug import debug
 from .cli_explain import explain
 from .cli_explain_methods import explain_methods
 from .settings import GenerateSettings, Request, UsageError
@@ -47,6 +48,7 @@ def main(
 
 app.command()(explain)
 app.command()(explain_methods)
+app.command()(debug)
 
 
 @app.command()

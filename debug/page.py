@@ -1,0 +1,104 @@
+"""The page of `heedful debug`: its two tabs, the files it lends for download, and its end."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import Any, Final
+
+import torch
+
+from .page_draw import DrawTab
+from .page_explain import ExplainTab
+from .page_jobs import Worker
+from .page_services import Pipelines, Services
+from .page_sessions import Sessions
+from .page_shared import Shared, part, style
+from .report import report
+
+with suppress(ImportError):
+    import gradio as gr
+
+TITLE: Final = "heedful debug"
+INTRODUCTION: Final = (
+    "<div class='hd-title'><h1>heedful debug</h1><p>Draw a prompt plain and guided, see where each word "
+    "looked, check what came out, try again.</p></div>"
+)
+
+
+def make_worker(services: Services, threads: int | None) -> tuple[Worker, Pipelines]:
+    """The worker, which loads the first model at once; `threads` is how many a sum is split over."""
+    worker = Worker(lambda: None if threads is None else torch.set_num_threads(threads))
+    pipelines = Pipelines(services.load)
+    worker.submit(lambda _: pipelines(services.model))  # so that the first prompt need not wait for it
+    return worker, pipelines
+
+
+def make_page(services: Services, shared: Shared, pipelines: Pipelines) -> Any:
+    """The page, as gradio's blocks."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        part(INTRODUCTION)
+        with gr.Tab("Draw", id="draw-tab"):
+            DrawTab(shared, pipelines, services.model)
+        with gr.Tab("Explain", id="explain-tab"):
+            ExplainTab(shared, services.explain)
+
+        def left(request: gr.Request) -> None:
+            shared.sessions.close(str(request.session_hash))
+
+        page.unload(left)
+    return page
+
+
+def make_app(services: Services, worker: Worker, pipelines: Pipelines) -> Any:
+    """The page as an ASGI application, with its reports beside it."""
+    from fastapi import FastAPI
+    from fastapi.responses import Response
+
+    shared = Shared(worker)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/report/{key}/{name}.html", response_model=None)
+    def lent(key: str, name: str) -> Any:
+        found = make_report(shared.sessions, key, name)
+        if found is None:
+            told = "This report is gone: its tab was closed, or reloaded. Draw the prompt again."
+            return Response(told, 404, media_type="text/plain")
+        file, text = found
+        headers = {"content-disposition": f'attachment; filename="{file}"'}
+        return Response(text, headers=headers, media_type="text/html")
+
+    theme = gr.themes.Base(
+        primary_hue="violet",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return gr.mount_gradio_app(
+        app,
+        make_page(services, shared, pipelines),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        pwa=False,
+        theme=theme,
+        css=style(),
+    )
+
+
+def make_report(sessions: Sessions, key: str, name: str) -> tuple[str, str] | None:
+    """File name and text of the report of an attempt, by its number, or of "all"; None if it is not there."""
+    session = sessions.find(key)
+    if session is None or not session.history:
+        return None
+    if name == "all":
+        return "heedful-session.html", report([entry.attempt for entry in session.history])
+    entry = session.entry(int(name)) if re.fullmatch(r"\d{1,9}", name) else None
+    if entry is None:
+        return None
+    settings = entry.attempt.settings
+    slug = re.sub(r"[^a-z0-9]+", "-", settings.prompt.lower())[:48].strip("-") or "prompt"
+    return f"heedful-{slug}-seed-{settings.seed}.html", report(entry.attempt)
