@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from PIL import Image
 
+from .. import explain
+from ..explain import Verdict
 from ..guidance import (
     AttendAndExcite,
     AttentionRecord,
@@ -33,18 +35,15 @@ from ..pipelines.choices import SCHEDULERS, default_guidance_scale, own_size, sc
 from .errors import AttemptError, Cancelled
 from .settings import AttemptSettings
 
-if TYPE_CHECKING:
-    from ..explain import Verdict
-
 __all__ = ["Attempt", "AttemptError", "AttemptSettings", "Cancelled", "Drawn", "attempt"]
 
 PLAIN: Final = "plain"
 GUIDED: Final = "guided"
 CHECK: Final = "check"
 
-Watch = Callable[[str, int, int, "float | None"], None]
+Watch = Callable[[str, int, int, float | None], None]
 """`watch(what, done, total, loss)`: what is "plain", "guided" or "check"; the loss is None if not known."""
-Checker = Callable[[Image.Image, "tuple[str, ...]", str], "Verdict"]
+Checker = Callable[[Image.Image, tuple[str, ...], str], Verdict]
 """`checker(image, words, prompt)`: says of each word whether it is in the image."""
 
 
@@ -175,15 +174,16 @@ class _Work:
 
     def check(self, drawn: list[Drawn], check: bool | Checker) -> list[Drawn]:
         embedded = self.settings.model is None
-        checker = _embedded_checker() if check is True and embedded else check
+        device = str(self.pipe.device)
+        checker = _embedded_checker(device) if check is True and embedded else check
         with self._timed(CHECK):
             checked: list[Drawn] = []
             for number, one in enumerate(drawn):
                 self.stop_if_cancelled()
                 self.watch(CHECK, number, len(drawn), None)
-                words = tuple(dict.fromkeys(span.text for span in one.spans))
+                words = tuple(span.label for span in one.spans)
                 verdict = checker(one.image, words, self.settings.prompt) if callable(checker) else None
-                judged = _judged(one) if embedded and check else None
+                judged = _judged(one, device) if embedded and check else None
                 checked.append(replace(one, verdict=verdict, judged=judged))
             self.watch(CHECK, len(drawn), len(drawn), None)
         return checked
@@ -238,15 +238,22 @@ def _told_plainly() -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _judge() -> Any:
+def _judge(device: str) -> Any:
     from ..emoji import load_judge
 
-    return load_judge()
+    return load_judge(device)
 
 
-def _judged(drawn: Drawn) -> dict[str, str]:
+@lru_cache(maxsize=1)
+def _classifier(device: str) -> Any:
+    from ..emoji import load_classifier
+
+    return load_classifier(device)
+
+
+def _judged(drawn: Drawn, device: str) -> dict[str, str]:
     """What the judge says of the words it knows; a second frog it cannot tell from the first."""
-    sighting = _judge()([drawn.image])[0]
+    sighting = _judge(device)([drawn.image])[0]
     labels = {span.label: " ".join(span.text.lower().split()) for span in drawn.spans if span.occurrence == 1}
     return {
         word: "heeded" if sighting.sees(label) else "neglected"
@@ -255,10 +262,14 @@ def _judged(drawn: Drawn) -> dict[str, str]:
     }
 
 
-def _embedded_checker() -> Checker:
-    from ..explain import check
+def _embedded_checker(device: str) -> Checker:
+    """The embedded CLIP, and the embedded classifier as a second witness where it knows one of the words."""
 
     def checker(image: Image.Image, words: tuple[str, ...], prompt: str) -> Verdict:
-        return check(image, list(words), prompt=prompt)  # type: ignore[return-value]
+        classifier = _classifier(device)
+        labels = {label.casefold() for label in classifier.config.id2label.values()}
+        known = any(word.casefold() in labels for word in words)
+        witness = classifier if known else None
+        return explain.check(image, list(words), prompt=prompt, classifier=witness, device=device)
 
     return checker

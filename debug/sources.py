@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ..explain import Verdict
 from ..guidance import AttentionRecord, GuidedRun, Span
 from .attempt import Attempt, Drawn
 from .errors import ReportError
-
-if TYPE_CHECKING:
-    from ..explain import Verdict
 
 _LONG = ("grids", "left_out", "layers")  # said elsewhere, or too long to be read
 Reported = Attempt | GuidedRun | AttentionRecord
