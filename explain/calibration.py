@@ -15,6 +15,7 @@ from torch import nn
 
 from .comparing import FEATURES, OTHERS, Comparer, Question
 from .errors import InputError
+from .sentences import numbered
 
 FORMAT: Final = "heedful.calibration/1"
 FEWEST: Final = 20
@@ -30,6 +31,7 @@ class Calibration:
         weights, bias: in log odds.
         band: a word whose probability is less than this away from 1/2 is *unsure*; 0 to 1/2.
         others: what words were exchanged for; a probability holds for these alone.
+        words: the words that a probability can be given for; empty for any.
         fitted: on what, in words and numbers.
 
     Raises:
@@ -42,6 +44,7 @@ class Calibration:
     bias: float
     band: float = 0.1
     others: tuple[str, ...] = OTHERS
+    words: tuple[str, ...] = ()
     fitted: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,6 +59,12 @@ class Calibration:
             raise InputError("a calibration's numbers must be finite, and its scales positive")
         if not 0 <= self.band < 0.5:
             raise InputError(f"band is a distance from 1/2, at least 0 and less than 0.5; got {self.band}")
+
+    def knows(self, word: str) -> bool:
+        """Whether a probability holds for this word; of a second "dog#2" none does: no score counts dogs."""
+        text, number = numbered(word)
+        listed = {one.casefold() for one in self.words}
+        return number == 1 and (not listed or " ".join(text.casefold().split()) in listed)
 
     def probability(self, features: Sequence[float]) -> float:
         """The probability, 0 to 1, that the word is in the image."""
@@ -80,7 +89,7 @@ class Calibration:
             kind, features = told.pop("format"), tuple(told.pop("features"))
             if (kind, features) != (FORMAT, FEATURES):
                 raise ValueError(f'wanted format "{FORMAT}" of {", ".join(FEATURES)}, got "{kind}"')
-            for name in ("centre", "scale", "weights", "others"):
+            for name in ("centre", "scale", "weights", "others", "words"):
                 told[name] = tuple(told[name])
             return cls(**told)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:

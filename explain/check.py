@@ -147,11 +147,13 @@ def _word(
     apart: float | None,
 ) -> WordVerdict:
     features = dict(zip(FEATURES, measured.features, strict=True))
-    countable = numbered(word)[1] == 1
-    probability = calibration.probability(measured.features) if calibration and countable else None
+    known = calibration is not None and calibration.knows(word)
+    probability = calibration.probability(measured.features) if calibration and known else None
     verdict, reason = judged(features, probability, calibration.band if calibration else None)
-    if not countable:
+    if numbered(word)[1] > 1:
         verdict, reason = UNSURE, "no score counts how often a thing is there"
+    elif calibration and not known:
+        verdict, reason = UNSURE, "the model was not calibrated for this word"
     elif seen and seen.sees is not None and verdict != UNSURE and seen.sees != (verdict == HEEDED):
         verdict, reason = UNSURE, f"the classifier says {'heeded' if seen.sees else 'neglected'}"
     return WordVerdict(

@@ -7,6 +7,7 @@ comparison then share.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +26,10 @@ BORDERS: Final = JOINERS | frozenset(". : ! ? ( ) of is are there here featuring
 """What cannot be part of the words that describe another."""
 EMPTY: Final = "a photo"
 """What remains of a sentence without words."""
-_TOKEN: Final = re.compile(r"\w+(?:[-'\u2019]\w+)*|[^\w\s]")
+# A run of letters and digits, an ideograph or kana (scripts without spaces), or a single sign.
+_TOKEN: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s]")
+_WITHIN: Final = frozenset("-'\u2010\u2011\u2019")
+"""What may stand between the parts of one word ("t-shirt") or of a phrase ("red-bow")."""
 _NUMBERED: Final = re.compile(r"(?s)(.*\S)\s*#(\d+)")
 
 
@@ -63,7 +67,7 @@ class Sentence:
     """A prompt and the words in it that are asked about.
 
     Args:
-        prompt: the text; case and spacing do not matter.
+        prompt: the text; case, spacing and Unicode composition do not matter.
         words: words or phrases of it ("frog", "red bow"); "dog#2" is the second dog.
 
     Raises:
@@ -71,9 +75,11 @@ class Sentence:
     """
 
     def __init__(self, prompt: str, words: Sequence[str]) -> None:
-        self.prompt = prompt
-        self.tokens = _TOKEN.findall(prompt)
+        self.prompt = unicodedata.normalize("NFC", prompt)
+        matches = list(_TOKEN.finditer(self.prompt))
+        self.tokens = [match.group() for match in matches]
         self.folded = [token.casefold() for token in self.tokens]
+        self.spaced = [bool(match.start()) and self.prompt[match.start() - 1].isspace() for match in matches]
         found = {word: self._find(word) for word in words}
         asked = {index for start, end in found.values() for index in range(start, end)}
         self.places = {
@@ -86,16 +92,18 @@ class Sentence:
         A word is joined by what stands before it, or, at the beginning, by what follows: "a photo of a cat
         and a frog" without the cat is "a photo of a frog".
         """
-        if not words:
-            return self._joined(range(len(self.tokens)))
         gone: set[int] = set()
         for place in sorted((self.places[word] for word in words), key=lambda place: place.start):
             gone |= {*range(place.first, place.end)}
             before = self._joiners(range(place.first - 1, -1, -1), gone)
             after = self._joiners(range(place.end, len(self.tokens)), gone)
-            leading = all(index in gone for index in range(place.first - len(before)))
-            gone |= after if leading or not before else before
-        return self._joined(index for index in range(len(self.tokens)) if index not in gone)
+            earlier = [index for index in range(place.first - len(before)) if index not in gone]
+            leading = not earlier or (not before and self.folded[earlier[-1]] in BORDERS)
+            gone |= after if leading else before
+        kept = [index for index in range(len(self.tokens)) if index not in gone]
+        while words and kept and self.folded[kept[-1]] in BORDERS:
+            kept.pop()
+        return self._text(kept, self.tokens) or EMPTY
 
     def exchanged(self, word: str, other: str) -> str:
         """The prompt with another word in the place of one; its article follows."""
@@ -103,15 +111,26 @@ class Sentence:
         tokens = list(self.tokens)
         if place.start and self.folded[place.start - 1] in ("a", "an"):
             tokens[place.start - 1] = article(other)
-        return _spaced([*tokens[: place.start], *other.split(), *tokens[place.end :]])
+        tokens[place.start] = other
+        return self._text([*range(place.start + 1), *range(place.end, len(tokens))], tokens)
+
+    def _text(self, kept: Sequence[int], tokens: Sequence[str]) -> str:
+        """These tokens, with a space where there was one, or where something was left out."""
+        text, last = "", -1
+        for index in kept:
+            apart = self.spaced[index] or (index != last + 1 and tokens[index] not in BORDERS)
+            text += f" {tokens[index]}" if text and apart else tokens[index]
+            last = index
+        return text
 
     def _find(self, word: str) -> tuple[int, int]:
-        text, number = numbered(word)
-        wanted = [token.casefold() for token in _TOKEN.findall(text)]
+        text, number = numbered(unicodedata.normalize("NFC", word))
+        wanted = [token for token in _TOKEN.findall(text.casefold()) if token not in _WITHIN]
+        parts = [index for index, token in enumerate(self.tokens) if token not in _WITHIN]
         starts = [
             start
-            for start in range(len(self.tokens) - len(wanted) + 1)
-            if wanted and self.folded[start : start + len(wanted)] == wanted
+            for start in range(len(parts) - len(wanted) + 1)
+            if wanted and [self.folded[index] for index in parts[start : start + len(wanted)]] == wanted
         ]
         if not 1 <= number <= len(starts):
             there = ", ".join(dict.fromkeys(token for token in self.tokens if token[0].isalnum())) or "none"
@@ -119,7 +138,8 @@ class Sentence:
                 f'word "{word}" is not in the prompt "{self.prompt}"; its words are: {there}. Leave the '
                 "prompt out to ask for any words"
             )
-        return starts[number - 1], starts[number - 1] + len(wanted)
+        start = starts[number - 1]
+        return parts[start], parts[start + len(wanted) - 1] + 1
 
     def _first(self, start: int, asked: Collection[int]) -> int:
         """The first token of what describes a word: back to its determiner, or to the nearest border."""
@@ -130,7 +150,7 @@ class Sentence:
                 break
         return first
 
-    def _joiners(self, indices: range, gone: Collection[int]) -> set[int]:
+    def _joiners(self, indices: Iterable[int], gone: Collection[int]) -> set[int]:
         found = set()
         for index in indices:
             if index in gone:
@@ -139,13 +159,3 @@ class Sentence:
                 break
             found.add(index)
         return found
-
-    def _joined(self, indices: Iterable[int]) -> str:
-        kept = list(indices)
-        while kept and self.folded[kept[-1]] in BORDERS:
-            kept.pop()
-        return _spaced([self.tokens[index] for index in kept]) or EMPTY
-
-
-def _spaced(tokens: Sequence[str]) -> str:
-    return re.sub(r"\s+([,;.:!?)])", r"\1", " ".join(tokens)).replace("( ", "(")
