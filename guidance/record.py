@@ -51,7 +51,7 @@ def record(
     words: Words = None,
     *,
     layers: LayerChoice = None,
-    resolve: Sequence[Axis] = (),
+    resolve: str | Sequence[str] = (),
     grid: Grid | None = None,
 ) -> Iterator[Recording]:
     """Record where each word looks in every call of a diffusers pipeline within the block.
@@ -263,7 +263,7 @@ def _of_image(maps: Tensor, image: int, spans: int) -> Tensor:
     return maps[:, image, ..., :spans].movedim(-1, 1).contiguous()
 
 
-def _axes(resolve: Sequence[Axis]) -> tuple[Axis, ...]:
+def _axes(resolve: str | Sequence[str]) -> tuple[Axis, ...]:
     asked = (resolve,) if isinstance(resolve, str) else tuple(resolve)
     for axis in asked:
         if axis not in AXES:

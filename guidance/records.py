@@ -274,7 +274,8 @@ class AttentionRecord:
         return _checked("step", step, len(self.steps))
 
     def _step_maps(self, image: int, step: int) -> Tensor:
-        return self.step_maps[image][self._step(step)]
+        place = self._step(step)
+        return self.step_maps[image][place]
 
     def _heads(self, layer: str) -> int:
         self._resolved("head")
