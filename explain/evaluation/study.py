@@ -209,8 +209,6 @@ class Asked:
 class Test(Protocol):
     """A protocol, and what of a batch it is given."""
 
-    __test__ = False
-
     @property
     def name(self) -> str:
         """Among the tests of a study; letters, digits and hyphens."""
