@@ -225,6 +225,13 @@ def _embedded(
     return model, _EmojiProcessor(tokenizer), calibration
 
 
+def speaks_like_embedded(tokenizer: Any) -> bool:
+    """Whether a text encoder reads the words of the embedded world, whose images the default model knows."""
+    _, processor, _ = _embedded(None, None)
+    vocabulary = getattr(tokenizer, "get_vocab", dict)()
+    return bool(vocabulary == processor.tokenizer.get_vocab())
+
+
 class _EmojiProcessor:
     """Prepares what the embedded CLIP takes."""
 

@@ -12,6 +12,8 @@ from diffusers import StableDiffusionPipeline
 from ..guidance import AttendAndExcite, GuidedRun
 from ..guidance.guide import GuidedCall
 from ..guidance.layers import Grid, cross_attention_layers
+from .redrawing import checked_call, redraw
+from .retry import Checker, Tried, best, strengthened
 
 _DEFAULT_ATTENTION_GRID = (16, 16)
 
@@ -28,10 +30,11 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
 
     `from_pretrained`, `from_pipe` and `save_pretrained` are those of `StableDiffusionPipeline`, and so is
     what it can do besides: LoRA, IP-Adapter, `callback_on_step_end`, xFormers. After a call, `guided_run`
-    holds its record.
+    holds its record, and with `heeded_or_retry` `tries` what was tried for each image.
     """
 
     guided_run: GuidedRun | None = None
+    tries: tuple[tuple[Tried, ...], ...] = ()
 
     def get_indices(self, prompt: str) -> dict[int, str]:
         """The tokens of a prompt by position, to choose `token_indices` from."""
@@ -66,6 +69,8 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
         clip_skip: int | None = None,
         *,
         words: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        heeded_or_retry: int | None = None,
+        checker: Checker | None = None,
         **kwargs: Any,
     ) -> Any:
         """Generate images; the arguments are those of diffusers' pipelines, and of Attend-and-Excite:
@@ -79,6 +84,11 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
             scale_factor: step size; 20 suits Stable Diffusion 1.
             attn_res: (height, width) of the attention maps to read. Where no layer has the default (16, 16),
                 or with None, the layers whose grid is closest to a quarter of the latents' are read.
+            heeded_or_retry: check every image, and where a word is not in it draw again, at most so many
+                times, the first one counted: with a nudge 1.5 times as strong, then from another seed, and
+                so on. The best image of each prompt is returned. `guided_run` is then the first image's.
+            checker: what looks at an image, see `retry.Checker`; None for `heedful.explain.check`, which
+                knows the embedded model's world alone.
 
         Returns:
             What `StableDiffusionPipeline` returns.
@@ -98,10 +108,22 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
                 thresholds=thresholds,
                 scale_factor=scale_factor,
             )
-        guided = GuidedCall(self, objective, arguments.arguments, layers)
-        with guided.attached():
-            output = super().__call__(**host)
-        self.guided_run = guided.result()
+
+        def draw(strength: float, changed: Mapping[str, Any]) -> tuple[Any, GuidedRun]:
+            stronger = strengthened(objective, strength)
+            guided = GuidedCall(self, stronger, {**arguments.arguments, **changed}, layers)
+            with guided.attached():
+                output = super(StableDiffusionAttendAndExcitePipeline, self).__call__(**{**host, **changed})
+            return output, guided.result()
+
+        self.tries = ()
+        if heeded_or_retry is None:
+            output, self.guided_run = draw(1.0, {})
+            return output
+        asked = {**arguments.arguments, "token_indices": token_indices}
+        looks = checked_call(self, asked, checker)
+        output, self.tries = redraw(asked, draw, heeded_or_retry, looks)
+        self.guided_run = best(self.tries[0]).run
         return output
 
     def _attention_grid(self, wanted: Grid | None, height: int | None, width: int | None) -> Grid | None:
