@@ -226,8 +226,8 @@ def _blank_outs(grid: tuple[int, int] = GRID) -> tuple[Test, ...]:
     return (
         BlankOutTest(BlankOut(patches, together=128, label=asked)),
         BlankOutTest(
-            BlankOut(patches, together=128, of="log-odds", label=asked, title="Blank-out, log-odds"),
-            name="blank-out-log-odds",
+            BlankOut(patches, together=128, of="logit", label=asked, title="Blank-out, logit"),
+            name="blank-out-logit",
         ),
     )
 

@@ -31,15 +31,15 @@ class BlankOut:
     Attributes:
         share: how much of a row is its top.
         together: how many changed inputs go through the model at once.
-        of: what drops: the softmax "probability" p; its "log-odds" log p / (1 - p), in which small changes of
-            a sure answer still count; or the "logit" alone, which knows nothing of the other answers.
+        of: what drops: the softmax "probability", or the "logit" alone, which knows nothing of the other
+            answers. (Log-odds would rank pieces as the probability does.)
         label: whose it is, for the table.
     """
 
     part: Part
     share: float = 0.1
     together: int = 64
-    of: Literal["probability", "log-odds", "logit"] = "probability"
+    of: Literal["probability", "logit"] = "probability"
     label: str = "the predicted label"
     title: str = field(default="Blank-out", kw_only=True)
 
@@ -48,8 +48,8 @@ class BlankOut:
             raise InputError(
                 f"share must lie in 0..1 and together be at least 1, got {self.share} and {self.together}"
             )
-        if self.of not in ("probability", "log-odds", "logit"):
-            raise InputError(f'"of" must be "probability", "log-odds" or "logit", got "{self.of}"')
+        if self.of not in ("probability", "logit"):
+            raise InputError(f'"of" must be "probability" or "logit", got "{self.of}"')
 
     def drops(self, ask: Ask, inputs: Inputs, labels: Int[Tensor, "row"] | None = None) -> Tensor:
         """The drop at each piece, (row, piece), on the CPU; what cannot be taken has 0.
@@ -114,13 +114,7 @@ class BlankOut:
     def _value(self, ask: Ask, inputs: Inputs, labels: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         """What drops, of each row's own label."""
         logits = _answered(ask, inputs)
-        if self.of == "probability":
-            return chosen(logits.softmax(1), labels)
-        own = chosen(logits, labels)
-        if self.of == "logit":
-            return own
-        others = logits.scatter(1, labels[:, None], -torch.inf)
-        return own - others.logsumexp(1)
+        return chosen(logits.softmax(1) if self.of == "probability" else logits, labels)
 
 
 def _answered(ask: Ask, inputs: Inputs) -> Float[Tensor, "row label"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Any, Asked, tuple[float, float, float], float]] = {
     ),
     "deletion": (DeletionInsertionTest(DeletionInsertion(LIGHT, LIGHT)), of_images(), (0.55, 0, -0.55), 0.15),
     "blank-out": (BlankOutTest(BlankOut(PATCHES)), of_worth(), (1, 0, -1), 0.15),
-    "log-odds": (BlankOutTest(BlankOut(PATCHES, of="log-odds")), of_worth(), (1, 0, -1), 0.15),
+    "logit": (BlankOutTest(BlankOut(PATCHES, of="logit")), of_worth(), (1, 0, -1), 0.15),
     "attack": (AttackTest(ATTACK), of_images(), (10, 0, -10), 5.0),
     "pointing": (PointingTest(), of_images(), (1, 0.05, 0), 0.12),
     "pointing at words": (
@@ -179,21 +179,18 @@ def test_a_piece_that_is_padding_is_no_choice_and_rows_without_truth_do_not_coun
     )
 
 
-def test_log_odds_and_logits_drop_as_a_loop_says() -> None:
+def test_logits_drop_as_a_loop_says() -> None:
     cases = of_worth()
     inputs, labels = cases.batch.inputs, cases.batch.labels
     gone = torch.zeros(24, 20, dtype=torch.bool)
     gone[:, 7] = True
-    whole, left = (BrightestPatch(3.0)(each).double() for each in (inputs, PATCHES.without(inputs, gone)))
+    test = BlankOut(PATCHES, of="logit", label="the drawn one")
+    whole, left = (BrightestPatch(3.0)(each)[:, 1] for each in (inputs, PATCHES.without(inputs, gone)))
 
-    def odds(logits: Tensor) -> Tensor:
-        p = logits.softmax(1)[:, 1]
-        return (p / (1 - p)).log()
+    drops = test.drops(BrightestPatch(3.0), inputs, labels)
 
-    for name, value in (("log-odds", odds), ("logit", lambda logits: logits[:, 1])):
-        drops = BlankOut(PATCHES, of=cast(Any, name)).drops(BrightestPatch(3.0), inputs, labels)
-        torch.testing.assert_close(drops[:, 7].double(), value(whole) - value(left), atol=1e-5, rtol=1e-4)
-        assert BlankOut(PATCHES, of=cast(Any, name)).told["drop of"] == f"the {name} of the predicted label"
+    torch.testing.assert_close(drops[:, 7], whole - left, atol=1e-5, rtol=1e-4)
+    assert test.told["drop of"] == "the logit of the drawn one"
 
 
 def test_tests_say_what_a_source_must_tell() -> None:
