@@ -92,6 +92,23 @@ def generate(
     compare: Annotated[
         bool | None, typer.Option(help="Draw the plain image of the same seed, too. Default: do.")
     ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What the images should not show. Default: nothing.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How far guidance moves: multiplies its step. Default: 1.")
+    ] = None,
+    until_heeded: Annotated[
+        int | None,
+        typer.Option(
+            help="Check each guided image, and while a word is not in it draw again, at most so many times "
+            "with the first: more strongly, then from another seed. The best is kept."
+        ),
+    ] = None,
+    check_model: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub id of the CLIP or SigLIP that checks. Default: the embedded one."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write into; it is made.")] = Path("out"),
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
@@ -116,6 +133,8 @@ def generate(
 
     `heedful generate --prompts-file prompts.txt --no-compare`
 
+    `heedful generate "a dog and a clock" --until-heeded 6`
+
     `heedful generate --again out/run.json --out out/same`
 
     Into the folder go a PNG an image, a contact sheet a prompt (plain above guided, and beside each image
@@ -131,6 +150,10 @@ def generate(
         "scheduler": scheduler,
         "size": size,
         "compare": compare,
+        "negative_prompt": negative_prompt,
+        "strength": strength,
+        "until_heeded": until_heeded,
+        "check_model": check_model,
         "dtype": dtype,
     }
     with clear_errors():
@@ -203,7 +226,8 @@ def _progress(settings: GenerateSettings) -> Iterator[Watch]:
     from ..pictures.draw import printable
 
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=Console(stderr=True)) as bars:
-        whole = bars.add_task("images", total=images, loss="")
+        total = images if settings.until_heeded is None else None  # nobody knows how many tries it takes
+        whole = bars.add_task("images", total=total, loss="")
         steps = bars.add_task("steps", total=settings.steps, loss="")
 
         def watch(what: str, done: int, total: int, loss: float | None) -> None:
@@ -227,15 +251,35 @@ def _print_words(drawings: Sequence[Drawing]) -> None:
         shown = list(own)
         judged = any(drawing.verdicts for drawing in shown)
         table = Table(title=escape(printable(request.prompt)), title_justify="left")
-        for name in ("seed", "image", "word", "attention", *(["judge"] if judged else [])):
+        checked = any(drawing.tried for drawing in shown)
+        extra = [*(["check"] if checked else []), *(["judge"] if judged else [])]
+        for name in ("seed", "image", "word", "attention", *extra):
             table.add_column(name)
         for drawing in shown:
             for report in word_reports(drawing):
-                verdict = [report.verdict or "not known"] if judged else []
+                verdict = [report.checked or ""] if checked else []
+                verdict += [report.verdict or "not known"] if judged else []
                 table.add_row(
                     str(drawing.seed), drawing.kind, escape(printable(report.word)), str(report), *verdict
                 )
         console.print(table)
+        _print_tries(console, shown)
+
+
+def _print_tries(console: Console, drawings: Sequence[Drawing]) -> None:
+    """What was tried for each image that was checked, the one that was kept marked."""
+    from ..pictures.draw import printable
+    from ..pipelines.retry import best
+
+    for drawing in (one for one in drawings if one.tried):
+        kept = best(drawing.tried)
+        for number, one in enumerate(drawing.tried, 1):
+            words = ", ".join(f"{printable(word.word)} {word.verdict}" for word in one.verdict.words)
+            mark = ", kept" if one is kept else ""
+            how = f"strength {one.strength:g}, seed {one.seed}"
+            console.print(
+                escape(f"seed {drawing.seed}, try {number} ({how}): {words}{mark}"), highlight=False
+            )
 
 
 def _print_comparison(different: Sequence[str], count: int) -> None:

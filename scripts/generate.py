@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from ..guidance import AttendAndExcite, GuidanceError, GuidedRun, RelativeStep, Span, StepLog, guide
 from ..pipelines.choices import default_guidance_scale, own_size, scheduler
+from ..pipelines.retry import Checker, Tried, Try, best, plan, strengthened, until_heeded
 from .machine import choose, one_line
 from .settings import GenerateSettings, Request, UsageError
 
@@ -23,7 +25,11 @@ Watch = Callable[[str, int, int, "float | None"], None]
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """One image, how it came about, and, on the embedded model, which words the judge sees in it."""
+    """One image, how it came about, and, on the embedded model, which words the judge sees in it.
+
+    `seed` is the one asked for; with `--until-heeded` the image is the best of `tried`, which may have
+    another.
+    """
 
     request: Request
     seed: int
@@ -31,6 +37,7 @@ class Drawing:
     image: Image.Image
     run: GuidedRun
     verdicts: tuple[str | None, ...] = ()
+    tried: tuple[Tried, ...] = ()
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -111,23 +118,48 @@ def draw(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    judge = _judge(settings)
+    judge, checker = _judge(settings), _checker(settings)
     for request in settings.requests:
         for seed in settings.seeds:
             for kind in (PLAIN, GUIDED) if settings.compare else (GUIDED,):
-                drawing = _draw_one(pipe, settings, request, seed, kind, watch)
+                if kind == GUIDED and checker is not None:
+                    drawing = _draw_until_heeded(pipe, settings, request, seed, checker, watch)
+                else:
+                    drawing = _draw_one(pipe, settings, request, Try(settings.strength, seed), kind, watch)
                 yield replace(drawing, verdicts=judge(drawing)) if judge else drawing
+
+
+def _draw_until_heeded(
+    pipe: StableDiffusionPipeline,
+    settings: GenerateSettings,
+    request: Request,
+    seed: int,
+    checker: Checker,
+    watch: Watch,
+) -> Drawing:
+    """The best of the tries; the first is what would be drawn without."""
+
+    def draw(one: Try) -> Tried:
+        drawing = _draw_one(pipe, settings, request, one, GUIDED, watch)
+        words = [span.label for span in drawing.spans]
+        verdict = checker(drawing.image, words, prompt=request.prompt)
+        return Tried(one.strength, one.seed, drawing.image, verdict, drawing.run)
+
+    tried = until_heeded(plan(settings.until_heeded or 1, seed, strength=settings.strength), draw)
+    chosen = best(tried)
+    return Drawing(request, seed, GUIDED, chosen.image, chosen.run, tried=tried)
 
 
 def _draw_one(
     pipe: StableDiffusionPipeline,
     settings: GenerateSettings,
     request: Request,
-    seed: int,
+    one: Try,
     kind: str,
     watch: Watch,
 ) -> Drawing:
-    title = f"{kind}, seed {seed}: {request.prompt}"
+    stronger = f", strength {one.strength:g}" if kind == GUIDED and one.strength != 1 else ""
+    title = f"{kind}, seed {one.seed}{stronger}: {request.prompt}"
     loss: float | None = None
 
     def probed(step: StepLog) -> None:
@@ -139,23 +171,24 @@ def _draw_one(
         return tensors
 
     width, height = settings.size or own_size(pipe)
-    with _ToldPlainly(), guide(pipe, _objective(request, kind), progress=probed) as session:
+    with _ToldPlainly(), guide(pipe, _objective(request, kind, one.strength), progress=probed) as session:
         image = pipe(
             request.prompt,
+            negative_prompt=settings.negative_prompt or None,
             width=width,
             height=height,
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(seed),
+            generator=torch.Generator("cpu").manual_seed(one.seed),
             callback_on_step_end=stepped,
         ).images[0]
-    return Drawing(request, seed, kind, image, session.run)
+    return Drawing(request, one.seed, kind, image, session.run)
 
 
-def _objective(request: Request, kind: str) -> AttendAndExcite:
+def _objective(request: Request, kind: str, strength: float) -> AttendAndExcite:
     objective = AttendAndExcite(words=request.words)
-    if kind == GUIDED:
-        return objective
+    if kind == GUIDED and strength:
+        return strengthened(objective, strength)
     # A step of no length only looks: the image is the bare pipeline's, and its attention can be compared.
     return replace(objective, step=RelativeStep(0.0), max_refinements=0)
 
@@ -189,6 +222,22 @@ def _judge(settings: GenerateSettings) -> Callable[[Drawing], tuple[str | None, 
         return tuple(_verdict(sighting, span) for span in drawing.spans)
 
     return verdicts
+
+
+def _checker(settings: GenerateSettings) -> Checker | None:
+    """What looks for each word in an image, where that was asked for."""
+    if settings.until_heeded is None:
+        return None
+    from ..explain import check
+
+    device, dtype = settings.device or "cpu", getattr(torch, settings.dtype or "float32")
+    if settings.check_model is None:
+        return partial(check, device=device, dtype=dtype, relevance=False)  # type: ignore[return-value]
+    from .loading import load_model, load_processor
+
+    model = load_model(settings.check_model, device, dtype)
+    processor = load_processor(settings.check_model, texts=True)
+    return partial(check, model=model, processor=processor, relevance=False)  # type: ignore[return-value]
 
 
 def _verdict(sighting: Any, span: Span) -> str | None:

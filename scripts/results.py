@@ -14,18 +14,23 @@ from typing import Any
 from PIL import Image
 
 from ..explain import Tile, overlay, sheet
+from ..pipelines.retry import best
 from .generate import Drawing
 from .settings import RECORD_FORMAT, GenerateSettings, Request, UsageError, to_record
 
 
 @dataclass(frozen=True)
 class WordReport:
-    """One word of one image: the attention it reached (0..1, None if none was read), the verdict on it."""
+    """One word of one image: the attention it reached (0..1, None if none was read), the verdicts on it.
+
+    `verdict` is the judge's, `checked` that of the check by which an image was drawn again.
+    """
 
     word: str
     attention: float | None
     attended: bool | None
     verdict: str | None
+    checked: str | None = None
 
     def __str__(self) -> str:
         if self.attention is None:
@@ -39,8 +44,9 @@ def word_reports(drawing: Drawing) -> list[WordReport]:
     peaks = drawing.run.word_attention[0] if drawing.run.word_attention else [None] * count
     attended = drawing.run.attended[0] if drawing.run.attended else [None] * count
     verdicts = drawing.verdicts or [None] * count
-    rows = zip(drawing.spans, peaks, attended, verdicts, strict=True)
-    return [WordReport(span.label, peak, reached, verdict) for span, peak, reached, verdict in rows]
+    checked = [one.verdict for one in best(drawing.tried).verdict.words] if drawing.tried else [None] * count
+    rows = zip(drawing.spans, peaks, attended, verdicts, checked, strict=True)
+    return [WordReport(span.label, *rest) for span, *rest in rows]
 
 
 def make_folder(out: Path) -> None:
@@ -95,6 +101,7 @@ def _record(settings: GenerateSettings, drawings: Sequence[Drawing]) -> dict[str
                 "pixels": fingerprint(drawing.image),
                 "verdicts": list(drawing.verdicts),
                 "run": drawing.run.to_dict(),
+                "tried": [one.to_dict() for one in drawing.tried],
             }
             for drawing in drawings
         ],

@@ -17,6 +17,8 @@ SCHEDULERS = ("ddim", "pndm", "euler", "euler-a", "dpm++", "heun")
 DTYPES = ("float32", "float16", "bfloat16")
 RECORD_FORMAT = 1
 LARGEST_SEED = 2**63 - 1
+_SINCE = {"negative_prompt": "", "strength": 1.0, "until_heeded": None, "check_model": None}
+"""Settings that the first records do not have, with what they meant."""
 
 
 class UsageError(Exception):
@@ -44,6 +46,11 @@ class GenerateSettings:
         scheduler: one of `SCHEDULERS`, or None for the model's own.
         size: (width, height) in pixels, or None for the model's own.
         compare: make the plain image, too.
+        negative_prompt: what the images should not show; empty for nothing.
+        strength: of the guidance: multiplies its step; 0 only looks.
+        until_heeded: draw again, at most so many times with the first, while a word is not in the image; None
+            for no check.
+        check_model: the CLIP or SigLIP that checks, a folder or a hub id; None for the embedded one.
         device: a torch device; None for CUDA where there is one, else the CPU.
         dtype: one of `DTYPES`; None for float16 on CUDA and float32 elsewhere.
         threads: of the CPU, on whose number the last bit of a sum can depend; None for one with the embedded
@@ -61,6 +68,10 @@ class GenerateSettings:
     scheduler: str | None = None
     size: tuple[int, int] | None = None
     compare: bool = True
+    negative_prompt: str = ""
+    strength: float = 1.0
+    until_heeded: int | None = None
+    check_model: str | None = None
     device: str | None = None
     dtype: str | None = None
     threads: int | None = None
@@ -92,6 +103,9 @@ def _check_numbers(settings: GenerateSettings) -> None:
         raise UsageError(f"threads must be at least 1, got {settings.threads}")
     if settings.guidance_scale is not None and not 0 <= settings.guidance_scale <= 100:
         raise UsageError(f"--guidance-scale must lie in 0..100, got {settings.guidance_scale}")
+    if not 0 <= settings.strength <= 20:
+        raise UsageError(f"--strength must lie in 0..20, got {settings.strength}")
+    _check_retries(settings)
     if not settings.seeds:
         raise UsageError("at least one --seed is needed")
     for seed in settings.seeds:
@@ -99,6 +113,24 @@ def _check_numbers(settings: GenerateSettings) -> None:
             raise UsageError(f"--seed must lie in 0..{LARGEST_SEED}, got {seed}")
     if len(set(settings.seeds)) != len(settings.seeds):
         raise UsageError(f"each --seed may be given once, got {', '.join(map(str, settings.seeds))}")
+
+
+def _check_retries(settings: GenerateSettings) -> None:
+    if settings.until_heeded is None:
+        if settings.check_model is not None:
+            raise UsageError("--check-model goes with --until-heeded")
+        return
+    if settings.until_heeded < 1:
+        raise UsageError(
+            f"--until-heeded counts the first try and is at least 1, got {settings.until_heeded}"
+        )
+    if (settings.model is None) != (settings.check_model is None):
+        raise UsageError(
+            "the embedded CLIP checks images of the embedded model, and no others: leave out --check-model"
+            if settings.model is None
+            else "--until-heeded needs --check-model with this --model: the folder or the hub id of a CLIP "
+            "or SigLIP; the embedded one knows the embedded model's images alone"
+        )
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -164,6 +196,7 @@ def read_record(path: Path) -> tuple[GenerateSettings, dict[str, Any]]:
 
 def _settings_from(data: dict[str, Any]) -> GenerateSettings:
     known = {field.name for field in fields(GenerateSettings)}
+    data = {**_SINCE, **data}
     if set(data) != known:
         raise ValueError(f"settings must be {', '.join(sorted(known))}; got {', '.join(sorted(data))}")
     requests = tuple(Request(str(one["prompt"]), _strings(one["words"])) for one in data["requests"])
@@ -176,6 +209,10 @@ def _settings_from(data: dict[str, Any]) -> GenerateSettings:
         scheduler=_text(data["scheduler"]),
         size=None if data["size"] is None else (int(data["size"][0]), int(data["size"][1])),
         compare=bool(data["compare"]),
+        negative_prompt=str(data["negative_prompt"]),
+        strength=float(data["strength"]),
+        until_heeded=None if data["until_heeded"] is None else int(data["until_heeded"]),
+        check_model=_text(data["check_model"]),
         device=_text(data["device"]),
         dtype=_text(data["dtype"]),
         threads=None if data["threads"] is None else int(data["threads"]),
