@@ -7,26 +7,36 @@ from .errors import (
     TokenNotFoundError,
     UnsupportedError,
 )
+from .groups import Group, find_groups, spacy_groups
 from .guide import Session, guide
+from .limits import Limits
 from .maps import AttentionMaps
 from .measures import WordMeasures
-from .objectives import AttendAndExcite
+from .objectives import AttendAndExcite, Objective
 from .optimizer import GradientStep, RelativeStep, Schedule
 from .record import Recording, record
 from .records import AttentionRecord, Rival
+from .regions import Box
 from .results import GuidedRun, StepLog
+from .start import OptimisedNoise, Rectify
 from .tokens import Span, find_spans
 
 __all__ = [
     "AttendAndExcite",
     "AttentionMaps",
     "AttentionRecord",
+    "Box",
     "GradientStep",
     "GridMismatchError",
+    "Group",
     "GuidanceError",
     "GuidedRun",
     "LayerNotFoundError",
+    "Limits",
+    "Objective",
+    "OptimisedNoise",
     "Recording",
+    "Rectify",
     "RelativeStep",
     "Rival",
     "Schedule",
@@ -36,7 +46,9 @@ __all__ = [
     "TokenNotFoundError",
     "UnsupportedError",
     "WordMeasures",
+    "find_groups",
     "find_spans",
     "guide",
     "record",
+    "spacy_groups",
 ]

@@ -57,6 +57,8 @@ class DenoiserCall:
     ) -> AttentionMaps:
         """Run the denoiser on `latents` up to the last of `layers` and return what these recorded.
 
+        Among the layers may be self-attention (`layers.self_attention_layers`).
+
         The maps are in the autograd graph of `latents`. The rest of the denoiser is not run.
         """
         arguments = dict(self.arguments)

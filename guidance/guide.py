@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,12 +17,12 @@ from .calls import call_settings, conditional_rows, prompts_of, refuse_unknown_p
 from .denoiser import DenoiserCall, by_name, frozen, is_probed, probing
 from .errors import GuidanceError, UnsupportedError
 from .layers import Layer, LayerChoice, choose, cross_attention_layers
-from .objectives import AttendAndExcite
-from .optimizer import Latents, Nudged, Probed, norms, nudge
-from .results import GuidedRun, StepLog, library_versions
+from .limits import Latents, drift, norms
+from .objectives import Objective
+from .optimizer import Nudged, Probe, nudge
+from .prober import Prober
+from .results import GuidedRun, StepLog, described, library_versions
 from .schedulers import input_scale, keeps_sample, shifted_steps
-
-_HALF_PRECISION_LOSS_SCALE = 1024.0
 
 
 class Session:
@@ -47,7 +48,7 @@ class Session:
 @contextmanager
 def guide(
     pipe: Any,
-    objective: AttendAndExcite,
+    objective: Objective,
     *,
     layers: LayerChoice = None,
     progress: Callable[[StepLog], None] | None = None,
@@ -60,7 +61,8 @@ def guide(
 
     Args:
         pipe: a `StableDiffusionPipeline` or a subclass of it.
-        objective: what to want, such as `AttendAndExcite(words=["cat", "frog"])`.
+        objective: what to want, such as `AttendAndExcite(words=["cat", "frog"])`, or any sum of losses, an
+            `Objective`.
         layers: which cross-attention layers to read, see `layers.choose`; None for those of a quarter of the
             latents' grid.
         progress: called with the `StepLog` of each probed step, after the step.
@@ -99,7 +101,7 @@ class GuidedCall:
     def __init__(
         self,
         pipe: Any,
-        objective: AttendAndExcite,
+        objective: Objective,
         arguments: Mapping[str, Any],
         layers: LayerChoice = None,
         progress: Callable[[StepLog], None] | None = None,
@@ -115,22 +117,27 @@ class GuidedCall:
         self.found_layers = cross_attention_layers(pipe.unet)
         self.layers: tuple[Layer, ...] = ()
         self._read_prompts()
-        self.index = self.probes = 0
+        self.index = 0
         self.refined_until = -1
         self.shift: Tensor | None = None
         self.pending: StepLog | None = None
         self.steps: list[StepLog] = []
         self.word_maps: list[Tensor] = []
+        self.spent = torch.zeros(len(self.spans))
         self._seen = False
 
     def _read_prompts(self) -> None:
         prompts, count = prompts_of(self.arguments)
         repeats = self.arguments["num_images_per_prompt"] or 1
         spans = self.objective.spans(self.pipe.tokenizer, prompts, count)
-        last = self.objective.last(self.pipe.tokenizer, prompts)
         self.prompts = repeated(prompts or (), repeats)
-        self.spans = repeated(spans, repeats)
-        self.last = None if last is None else repeated(last, repeats)
+        self.prober, self.starter = (
+            Prober(objective, self.pipe.tokenizer, prompts, spans, repeats)
+            for objective in (self.objective, self.objective.for_start())
+        )
+        self.spans = self.prober.spans
+        for prober in (self.prober, self.starter):
+            prober.layers(self.pipe.unet, self.found_layers)  # refuses what the model does not have
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -165,21 +172,42 @@ class GuidedCall:
         steps = len(self.pipe.scheduler.timesteps)
         update = self.index < self.objective.schedule.last(steps)
         threshold = self._due_threshold(steps, update)
-        if not update and threshold is None:
+        starts = self.index == 0 and self.objective.start is not None
+        if not (update or starts) and threshold is None:
             return
         call = self._conditional(module, named)
         self.layers = choose(self.found_layers, call.grid, self.layer_choice)
-        progress = self.index / max(steps - 1, 1)
+        begun = self._started(call) if starts else None
+        nudged = begun
+        if update or threshold is not None:
+            nudged = self._moved(call, call.latents if begun is None else begun.latents, update, threshold)
+        assert nudged is not None
+        self._keep(nudged, call, named["timestep"], self.index / steps)
+
+    def _started(self, call: DenoiserCall) -> Nudged:
+        assert self.objective.start is not None
+        started = self.objective.start(call.latents, self._probe(self.starter, call), call.scale)
+        return Nudged.unmoved(started.latents, started.probed)
+
+    def _moved(self, call: DenoiserCall, latents: Latents, update: bool, threshold: float | None) -> Nudged:
+        progress = self.index / max(len(self.pipe.scheduler.timesteps) - 1, 1)
         nudged = nudge(
-            call.latents,
-            lambda latents, rows: self._probe(call, latents, rows),
+            latents,
+            self._probe(self.prober, call),
             lambda latents, probed: self.objective.step(latents, probed, progress, call.scale),
             threshold=threshold,
             max_refinements=self.objective.max_refinements,
             update=update,
             published=self.objective.published,
+            limits=self.objective.limits,
+            spent=self.spent,
         )
-        self._keep(nudged, call, named["timestep"], self.index / steps)
+        self.spent = self.spent.to(latents) + (norms(nudged.latents - latents) / norms(latents)).flatten()
+        return nudged
+
+    def _probe(self, prober: Prober, call: DenoiserCall) -> Probe:
+        layers = prober.layers(self.pipe.unet, self.layers)
+        return partial(prober.probe, call, layers, self.word_maps or None)
 
     def _due_threshold(self, steps: int, update: bool) -> float | None:
         """The latest threshold that is due: at its step, or after it where that step could not be nudged."""
@@ -193,23 +221,6 @@ class GuidedCall:
         rows = conditional_rows(self.pipe, len(named["sample"]), len(self.spans))
         whole = DenoiserCall(module, named, input_scale(self.pipe.scheduler, named["timestep"]))
         return whole.rows(torch.arange(rows.start, rows.stop, device=named["sample"].device))
-
-    def _probe(self, call: DenoiserCall, latents: Latents, rows: Tensor) -> Probed:
-        chosen = rows.tolist()
-        spans = [self.spans[row] for row in chosen]
-        last = None if self.last is None else [self.last[row] for row in chosen]
-        part = call if len(chosen) == len(call.sample) else call.rows(rows)
-        self.probes += len(chosen)
-        with torch.enable_grad():
-            leaf = latents.detach().requires_grad_(True)
-            maps = part.attention(leaf, self.layers)
-            losses = self.objective.loss(maps, spans, last)
-            gradient = _gradient(losses, leaf, part.sample.dtype)
-        finite = gradient.flatten(1).isfinite().all(1) & losses.isfinite()
-        gradient = torch.where(finite[:, None, None, None], gradient, 0.0)
-        with torch.no_grad():
-            word_maps = [image.detach() for image in self.objective.word_maps(maps, spans, last)]
-        return Probed(losses.detach(), gradient, finite, word_maps)
 
     def _keep(self, nudged: Nudged, call: DenoiserCall, timestep: Any, fraction: float) -> None:
         shift = nudged.latents - call.latents
@@ -225,6 +236,8 @@ class GuidedCall:
             refinements=tuple(nudged.refinements.tolist()),
             relative_shifts=tuple((norms(shift) / norms(call.latents)).flatten().tolist()),
             skipped=f"the gradient of image {', '.join(map(str, failed))} was not finite" if failed else None,
+            halvings=tuple(nudged.halvings.tolist()),
+            **asdict(drift(call.latents, nudged.latents, call.scale)),
         )
 
     def _shifted(self, sample: Tensor) -> Tensor:
@@ -247,7 +260,7 @@ class GuidedCall:
             spans=tuple(self.spans),
             steps=tuple(self.steps),
             maps=tuple(self.word_maps),
-            probes=self.probes,
+            probes=self.prober.count + self.starter.count,
             aim=max(schedule.thresholds.values(), default=0.5),
             settings=self._settings(),
             versions=library_versions(),
@@ -257,16 +270,8 @@ class GuidedCall:
         return {
             **call_settings(self.pipe, self.arguments),
             "layers": [layer.name for layer in self.layers],
-            "objective": {"name": type(self.objective).__name__, **asdict(self.objective)},
+            "objective": described(self.objective),
         }
-
-
-def _gradient(losses: Tensor, leaf: Latents, weights: torch.dtype) -> Latents:
-    """Gradient of each image's loss, scaled up on its way through float16, where small ones vanish."""
-    if not losses.requires_grad:
-        return torch.zeros_like(leaf)
-    factor = _HALF_PRECISION_LOSS_SCALE if weights == torch.float16 else 1.0
-    return torch.autograd.grad(losses.sum() * factor, leaf)[0] / factor
 
 
 def _refuse_clip_skip(pipe: Any, arguments: Mapping[str, Any]) -> None:

@@ -18,18 +18,20 @@ _SMALLEST_SIDE = 8
 
 @dataclass(frozen=True)
 class Layer:
-    """One cross-attention site of a denoiser.
+    """One attention site of a denoiser, over the text or, where a loss needs it, over the image itself.
 
     Attributes:
         name: the diffusers name of the attention module, such as
             `down_blocks.2.attentions.0.transformer_blocks.0.attn2`.
         level: how often the latents' sides were halved (rounding up) before this layer.
         module: the attention module itself.
+        over_image: it is self-attention: its keys are the image's own positions.
     """
 
     name: str
     level: int
     module: nn.Module
+    over_image: bool = False
 
     def grid(self, latents_grid: Grid) -> Grid:
         """(height, width) of this layer's image tokens for latents of (height, width) `latents_grid`."""
@@ -62,6 +64,26 @@ def cross_attention_layers(unet: nn.Module) -> tuple[Layer, ...]:
             "up_blocks; guidance works on UNets such as diffusers' UNet2DConditionModel"
         )
     return tuple(sorted(found, key=lambda layer: order[_block_of(layer.name)]))
+
+
+def self_attention_layers(unet: nn.Module, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The self-attention that stands in the same transformer blocks as the given cross-attention layers.
+
+    Raises:
+        UnsupportedError: none of these blocks has any.
+    """
+    found = []
+    for layer in layers:
+        block = layer.name.rpartition(".")[0]
+        for name, module in unet.get_submodule(block).named_children():
+            if getattr(module, "is_cross_attention", None) is False:
+                found.append(Layer(f"{block}.{name}", layer.level, module, over_image=True))
+    if not found:
+        raise UnsupportedError(
+            "a loss needs self-attention, which none of these layers' blocks has: "
+            f"{', '.join(layer.name for layer in layers)}; choose other layers, or leave that loss out"
+        )
+    return tuple(found)
 
 
 def choose(layers: Sequence[Layer], latents_grid: Grid, choice: LayerChoice = None) -> tuple[Layer, ...]:

@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .errors import GuidanceError
+from .limits import Latents, Limits, norms
 
 _ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996
-
-Latents = Float[Tensor, "batch channel height width"]
 
 
 @dataclass
@@ -30,6 +29,11 @@ class Probed:
     gradient: Latents
     finite: Bool[Tensor, "batch"]
     word_maps: list[Float[Tensor, "_span rows columns"]]
+
+    def take(self, rows: Int[Tensor, "row"]) -> Probed:
+        """The findings of some images."""
+        maps = [self.word_maps[row] for row in rows.tolist()]
+        return Probed(self.losses[rows], self.gradient[rows], self.finite[rows], maps)
 
     def put(self, rows: Int[Tensor, "row"], other: Probed) -> None:
         """Put another probe's findings in the place of those of some images."""
@@ -90,11 +94,6 @@ class RelativeStep:
         return probed.gradient * -torch.where(gradient > 0, length / gradient, 0.0)
 
 
-def norms(latents: Latents) -> Float[Tensor, "batch 1 1 1"]:
-    """The Euclidean norm of each image's latents."""
-    return latents.flatten(1).norm(dim=1)[:, None, None, None]
-
-
 @dataclass(frozen=True)
 class Schedule:
     """When to nudge, and how much attention to insist on.
@@ -135,11 +134,22 @@ class Schedule:
 
 @dataclass
 class Nudged:
-    """Latents after a nudge, and what is worth telling of it, an entry an image."""
+    """Latents after a nudge, and what is worth telling of it, an entry an image.
+
+    `probed` is what was found before the last move, `halvings` how often a move was halved because the loss
+    had risen.
+    """
 
     latents: Latents
     probed: Probed
     refinements: Int[Tensor, "batch"]
+    halvings: Int[Tensor, "batch"]
+
+    @classmethod
+    def unmoved(cls, latents: Latents, probed: Probed) -> Nudged:
+        """Latents that were probed, and moved by no step."""
+        none = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
+        return cls(latents, probed, none, none)
 
 
 def nudge(
@@ -151,6 +161,8 @@ def nudge(
     max_refinements: int = 20,
     update: bool = True,
     published: bool = False,
+    limits: Limits | None = None,
+    spent: Float[Tensor, "batch"] | None = None,
 ) -> Nudged:
     """Move latents down the gradient of a loss: once, and with a threshold until it is low enough first.
 
@@ -165,10 +177,11 @@ def nudge(
         max_refinements: at most so many refinement moves an image.
         update: make the one move that every guided step makes.
         published: refine as the published code does, which makes one more move after the loss is low enough.
+        limits: how far all moves together may go; None: as far as they do.
+        spent: how much of the limits' total each image has used up; None: nothing.
     """
-    everyone = torch.arange(len(latents), device=latents.device)
-    moved = latents.clone()
-    probed = probe(moved, everyone)
+    walk = _Walk(latents, probe, move, limits or Limits(), spent)
+    everyone, probed = walk.everyone, walk.probed
     refinements = torch.zeros_like(everyone)
     if threshold is not None and max_refinements > 0:
         target = 1.0 - threshold
@@ -176,11 +189,72 @@ def nudge(
         while open_.any():
             rows = everyone[open_]
             low_enough = probed.losses <= target
-            moved[rows] += move(moved, probed)[rows]
+            stuck = walk.refine(rows)
             refinements[rows] += 1
-            probed.put(rows, probe(moved[rows], rows))
             reached = low_enough if published else probed.losses <= target
-            open_ &= ~reached & (refinements < max_refinements) & probed.finite
+            open_ &= ~reached & ~stuck & (refinements < max_refinements) & probed.finite
     if update:
-        moved += move(moved, probed)
-    return Nudged(moved, probed, refinements)
+        walk.update()
+    return Nudged(walk.moved, probed, refinements, walk.halvings)
+
+
+class _Walk:
+    """Latents on their way from where the scheduler has them, within limits."""
+
+    def __init__(
+        self,
+        origin: Latents,
+        probe: Probe,
+        move: Callable[[Latents, Probed], Latents],
+        limits: Limits,
+        spent: Float[Tensor, "batch"] | None,
+    ) -> None:
+        self.origin, self.moved = origin, origin.clone()
+        self.probe, self.move, self.limits = probe, move, limits
+        self.spent = origin.new_zeros(len(origin)) if spent is None else spent.to(origin)
+        self.everyone = torch.arange(len(origin), device=origin.device)
+        self.halvings = torch.zeros_like(self.everyone)
+        self.probed = probe(self.moved, self.everyone)
+
+    def refine(self, rows: Int[Tensor, "row"]) -> Bool[Tensor, "batch"]:
+        """Move some images and probe them again; tells which had to be taken back."""
+        shift = self.move(self.moved, self.probed)[rows]
+        self.moved[rows], found, stuck = self._tried(rows, shift)
+        self.probed.put(rows, found)
+        return torch.zeros_like(self.everyone, dtype=torch.bool).index_put((rows,), stuck)
+
+    def update(self) -> None:
+        """Move all images once, and look at the loss again only where moves may be halved."""
+        shift = self.move(self.moved, self.probed)
+        if self.limits.halvings:
+            self.moved = self._tried(self.everyone, shift)[0]
+        else:
+            self.moved = self._kept(self.everyone, shift)
+
+    def _tried(self, rows: Int[Tensor, "row"], shift: Latents) -> tuple[Latents, Probed, Bool[Tensor, "row"]]:
+        """Images moved by their shift, by a half, a quarter ... where the loss would rise, or not at all."""
+        before, shift = self.probed.take(rows), shift.clone()
+        moved = self._kept(rows, shift)
+        found = self.probe(moved, rows)
+        risen = _risen(before, found)
+        for _ in range(self.limits.halvings):
+            again = risen.nonzero().flatten()
+            if not len(again):
+                break
+            shift[again] /= 2
+            self.halvings[rows[again]] += 1
+            moved[again] = self._kept(rows[again], shift[again])
+            found.put(again, self.probe(moved[again], rows[again]))
+            risen = _risen(before, found)
+        stuck = risen if self.limits.halvings else torch.zeros_like(risen)
+        back = stuck.nonzero().flatten()
+        moved[back] = self.moved[rows[back]]
+        found.put(back, before.take(back))
+        return moved, found, stuck
+
+    def _kept(self, rows: Int[Tensor, "row"], shift: Latents) -> Latents:
+        return self.limits.kept(self.origin[rows], self.moved[rows] + shift, self.spent[rows])
+
+
+def _risen(before: Probed, after: Probed) -> Bool[Tensor, "row"]:
+    return (after.losses > before.losses) | ~after.finite

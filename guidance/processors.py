@@ -25,6 +25,8 @@ class AllRecorded(Exception):
 class Recorder:
     """Collects the attention probabilities of chosen layers during one pass of a denoiser.
 
+    Of layers over the text all heads are kept, of self-attention, which is larger, their mean.
+
     Attributes:
         layers: the layers to record, each with the grid of its image tokens.
         text_length: number of text tokens; calls with another number of keys (an image prompt's, say) are
@@ -54,11 +56,20 @@ class Recorder:
                 raise UnsupportedError(
                     f"{layer.name} took no part in this pass of the denoiser: there is no attention to record"
                 )
-        return AttentionMaps(dict(self._recorded))
+        own = {layer.name for layer in self.layers.values() if layer.over_image}
+        return AttentionMaps(
+            {name: found for name, found in self._recorded.items() if name not in own},
+            {name: found for name, found in self._recorded.items() if name in own},
+        )
 
     def layer_of(self, module: Any) -> Layer | None:
         """The layer that a module's attention is to be filed under; None for one that is passed by."""
         return self.layers.get(id(module))
+
+    def keys_of(self, layer: Layer) -> int:
+        """How many keys the layer's attention has: the text's tokens, or the image's own positions."""
+        height, width = layer.grid(self.latents_grid)
+        return height * width if layer.over_image else self.text_length
 
     def watch(self, layer: Layer, rows: int) -> _Watch:
         """What to run one call of the layer's processor in."""
@@ -73,7 +84,11 @@ class Recorder:
     def keep(self, layer: Layer, probabilities: Float[Tensor, "batch heads query token"]) -> None:
         """File one layer's probabilities under its name, laid out on its grid."""
         self._check_positions(layer, probabilities.shape[2])
-        self._recorded[layer.name] = probabilities.unflatten(2, layer.grid(self.latents_grid))
+        grid = layer.grid(self.latents_grid)
+        if layer.over_image:
+            self._recorded[layer.name] = probabilities.mean(1).unflatten(2, grid).unflatten(1, grid)
+        else:
+            self._recorded[layer.name] = probabilities.unflatten(2, grid)
         if self.stop and len(self._recorded) == len(self.layers):
             raise AllRecorded
 
@@ -114,16 +129,16 @@ class _Watch(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> None:
-        if key.shape[-2] != self.recorder.text_length:
+        if key.shape[-2] != self.recorder.keys_of(self.layer):
             return
         if is_causal or enable_gqa:
-            raise UnsupportedError(f"{self.layer.name} uses causal or grouped-query attention over the text")
+            raise UnsupportedError(f"{self.layer.name} uses causal or grouped-query attention")
         self.done = True
         self.recorder.see(self.layer, query, key, scale, attn_mask)
 
     def see_scores(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> None:
         """Told of `Attention.get_attention_scores`, called once or (sliced) for a few heads at a time."""
-        if self.done or key.shape[-2] != self.recorder.text_length:
+        if self.done or key.shape[-2] != self.recorder.keys_of(self.layer):
             return
         self._slices.append(probabilities(query, key, self._module.scale, attention_mask))
         if sum(len(part) for part in self._slices) == self.rows * self._module.heads:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from .losses import name_of
 from .tokens import Span
 
 
@@ -26,6 +27,9 @@ class StepLog:
         relative_shifts: norm of the step's whole shift over the norm of the latents.
         skipped: why an image was not moved although it should have been (a gradient that was not finite), or
             None.
+        norm_ratios, channel_drifts, levels: how the shift changed what the latents are like, see
+            `limits.Drift`: 1, 0 and about 1 is where the scheduler would have them.
+        halvings: how often a move was halved because the loss had risen (see `limits.Limits`).
     """
 
     index: int
@@ -36,6 +40,10 @@ class StepLog:
     refinements: tuple[int, ...]
     relative_shifts: tuple[float, ...]
     skipped: str | None = None
+    norm_ratios: tuple[float, ...] = ()
+    channel_drifts: tuple[float, ...] = ()
+    levels: tuple[float, ...] = ()
+    halvings: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +78,12 @@ class GuidedRun:
         return self.steps[-1].word_attention if self.steps else ()
 
     @property
+    def total_shifts(self) -> tuple[float, ...]:
+        """For each image the relative shifts of all steps, added up; empty if nothing was probed."""
+        shifts = [step.relative_shifts for step in self.steps]
+        return tuple(sum(image) for image in zip(*shifts, strict=True))
+
+    @property
     def attended(self) -> tuple[tuple[bool, ...], ...]:
         """For each image and span: did its attention reach the aim?"""
         return tuple(tuple(peak >= self.aim for peak in image) for image in self.word_attention)
@@ -87,6 +101,20 @@ class GuidedRun:
             "settings": dict(self.settings),
             "versions": dict(self.versions),
         }
+
+
+def described(value: Any) -> Any:
+    """A setting in types that JSON knows: a frozen value by its name and fields, a function by its name."""
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: described(getattr(value, field.name)) for field in fields(value)}
+        return {"name": type(value).__name__, **own}
+    if isinstance(value, Mapping):
+        return {name_of(key) if callable(key) else key: described(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [described(one) for one in value]
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)}"
+    return name_of(value) if callable(value) else value
 
 
 def library_versions() -> dict[str, str]:

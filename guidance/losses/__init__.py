@@ -10,7 +10,7 @@ from .conform import nt_xent
 from .divide_and_bind import jensen_shannon_binding, total_variation
 from .excite import attend_and_excite
 from .initno import self_attention_conflict
-from .needs import Loss, Losses, name_of, needs, required_by, taken_by, weighted, weighted_sum
+from .needs import Loss, Losses, beyond, name_of, needs, required_by, taken_by, weighted, weighted_sum
 from .overlaps import intersection_over_union, overlap, retention
 from .reading import (
     Reading,
@@ -53,6 +53,7 @@ __all__ = [
     "Reading",
     "Spans",
     "attend_and_excite",
+    "beyond",
     "box_corners",
     "distributions",
     "inner_box",

@@ -21,7 +21,7 @@ Losses = Mapping[Loss, float] | Sequence[Loss]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_KEYWORDS = frozenset({"last", "groups", "boxes", "previous"})
+_KEYWORDS: frozenset[Need] = frozenset({"last", "groups", "boxes", "previous"})
 
 
 def needs(*required: Need, optional: Sequence[Need] = ()) -> Callable[[F], F]:
@@ -53,12 +53,12 @@ def needs(*required: Need, optional: Sequence[Need] = ()) -> Callable[[F], F]:
     return declared
 
 
-def required_by(loss: Loss) -> frozenset[str]:
+def required_by(loss: Loss) -> frozenset[Need]:
     """What a loss cannot do without, also where it was given settings by `functools.partial`."""
     return frozenset(getattr(_bare(loss), "required", ()))
 
 
-def taken_by(loss: Loss) -> frozenset[str]:
+def taken_by(loss: Loss) -> frozenset[Need]:
     """The keywords that a loss takes beside maps and spans."""
     return (required_by(loss) | frozenset(getattr(_bare(loss), "optional", ()))) & _KEYWORDS
 
@@ -101,6 +101,23 @@ def weighted_sum(losses: Losses, maps: AttentionMaps, spans: Spans, **given: Any
     """
     values = [weight * _value(loss, maps, spans, given) for loss, weight in weighted(losses)]
     return torch.stack(values).sum(0) if len(values) > 1 else values[0]
+
+
+def beyond(loss: Loss, aim: float) -> Loss:
+    """A loss that is satisfied at an aim: relu(loss - aim), 0 where the aim is reached; needs the same.
+
+    Raises:
+        GuidanceError: an aim that is no finite number.
+    """
+    if not math.isfinite(aim):
+        raise GuidanceError(f"an aim is a finite number; got {aim}")
+
+    @needs(*required_by(loss), optional=tuple(taken_by(loss) - required_by(loss)))
+    def hinge(maps: AttentionMaps, spans: Spans, **given: Any) -> Float[Tensor, "batch"]:
+        return (loss(maps, spans, **given) - aim).relu()
+
+    hinge.__name__ = f"{name_of(loss)} beyond {aim:g}"
+    return hinge
 
 
 def _value(loss: Loss, maps: AttentionMaps, spans: Spans, given: Mapping[str, Any]) -> Tensor:

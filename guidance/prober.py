@@ -1,0 +1,96 @@
+"""Looks at latents through an objective: the denoiser's attention, its loss, and the gradient of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .calls import repeated
+from .denoiser import DenoiserCall
+from .layers import Layer, self_attention_layers
+from .limits import Latents
+from .objectives import Objective
+from .optimizer import Probed
+from .tokens import Span
+
+_HALF_PRECISION_LOSS_SCALE = 1024.0
+
+
+class Prober:
+    """What an objective wants of each image of a pipeline's call, and what probes find of it.
+
+    Attributes:
+        objective: whose loss is taken.
+        spans, last: the words of each image, and where its prompt ends.
+        count: number of probes so far, counted an image each.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        tokenizer: Any,
+        prompts: Sequence[str] | None,
+        spans: Sequence[Sequence[Span]],
+        repeats: int,
+    ) -> None:
+        """Everything the losses need is found and checked; each prompt has `repeats` images."""
+        self.objective, self.count = objective, 0
+        last = objective.last(tokenizer, prompts)
+        self.spans = repeated(spans, repeats)
+        self.last = None if last is None else repeated(last, repeats)
+        context = objective.context(tokenizer, prompts, spans)
+        self.context = {name: repeated(found, repeats) for name, found in context.items()}
+
+    def layers(self, unet: nn.Module, chosen: Sequence[Layer]) -> tuple[Layer, ...]:
+        """The layers to record: those chosen and, where a loss needs it, the self-attention beside them.
+
+        Raises:
+            UnsupportedError: self-attention is needed, and there is none.
+        """
+        if "self_attention" not in self.objective.needs:
+            return tuple(chosen)
+        return (*chosen, *self_attention_layers(unet, chosen))
+
+    def probe(
+        self,
+        call: DenoiserCall,
+        layers: Sequence[Layer],
+        previous: Sequence[Tensor] | None,
+        latents: Latents,
+        rows: Tensor,
+    ) -> Probed:
+        """What the images numbered `rows` attend to; `previous` are all images' maps of the step before."""
+        chosen = rows.tolist()
+        spans = [self.spans[row] for row in chosen]
+        last = None if self.last is None else [self.last[row] for row in chosen]
+        part = call if len(chosen) == len(call.sample) else call.rows(rows)
+        self.count += len(chosen)
+        with torch.enable_grad():
+            leaf = latents.detach().requires_grad_(True)
+            maps = part.attention(leaf, layers)
+            losses = self.objective.loss(maps, spans, last, **self._context(chosen, previous))
+            gradient = _gradient(losses, leaf, part.sample.dtype)
+        finite = gradient.flatten(1).isfinite().all(1) & losses.isfinite()
+        gradient = torch.where(finite[:, None, None, None], gradient, 0.0)
+        with torch.no_grad():
+            word_maps = [image.detach() for image in self.objective.word_maps(maps, spans, last)]
+        return Probed(losses.detach(), gradient, finite, word_maps)
+
+    def _context(self, chosen: Sequence[int], previous: Sequence[Tensor] | None) -> dict[str, Any]:
+        context: dict[str, Any] = {
+            name: [found[row] for row in chosen] for name, found in self.context.items()
+        }
+        if "previous" in self.objective.needs:
+            context["previous"] = [previous[row] for row in chosen] if previous else None
+        return context
+
+
+def _gradient(losses: Tensor, leaf: Latents, weights: torch.dtype) -> Latents:
+    """Gradient of each image's loss, scaled up on its way through float16, where small ones vanish."""
+    if not losses.requires_grad:
+        return torch.zeros_like(leaf)
+    factor = _HALF_PRECISION_LOSS_SCALE if weights == torch.float16 else 1.0
+    return torch.autograd.grad(losses.sum() * factor, leaf)[0] / factor
