@@ -45,7 +45,7 @@ def load(path: Path) -> AttentionRecord:
 
 def _tensors(record: AttentionRecord) -> dict[str, Tensor]:
     """Every tensor by a name that tells its place: kind, image, layer."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for kind in ("attention", "maps", "step_maps"):
         found |= {f"{kind}/{image}": one for image, one in enumerate(getattr(record, kind))}
     for layer, images in record.layer_maps.items():
