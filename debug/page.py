@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from typing import Any, Final
 
@@ -11,10 +10,9 @@ import torch
 from .page_draw import DrawTab
 from .page_explain import ExplainTab
 from .page_jobs import Worker
+from .page_reports import lent
 from .page_services import Pipelines, Services
-from .page_sessions import Sessions
 from .page_shared import Shared, part, style
-from .report import report
 
 with suppress(ImportError):
     import gradio as gr
@@ -59,8 +57,8 @@ def make_app(services: Services, worker: Worker, pipelines: Pipelines) -> Any:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/report/{key}/{name}.html", response_model=None)
-    def lent(key: str, name: str) -> Any:
-        found = make_report(shared.sessions, key, name)
+    def download(key: str, name: str) -> Any:
+        found = lent(shared.sessions, key, name)
         if found is None:
             told = "This report is gone: its tab was closed, or reloaded. Draw the prompt again."
             return Response(told, 404, media_type="text/plain")
@@ -87,18 +85,3 @@ def make_app(services: Services, worker: Worker, pipelines: Pipelines) -> Any:
         theme=theme,
         css=style(),
     )
-
-
-def make_report(sessions: Sessions, key: str, name: str) -> tuple[str, str] | None:
-    """File name and text of the report of an attempt, by its number, or of "all"; None if it is not there."""
-    session = sessions.find(key)
-    if session is None or not session.history:
-        return None
-    if name == "all":
-        return "heedful-session.html", report([entry.attempt for entry in session.history])
-    entry = session.entry(int(name)) if re.fullmatch(r"\d{1,9}", name) else None
-    if entry is None:
-        return None
-    settings = entry.attempt.settings
-    slug = re.sub(r"[^a-z0-9]+", "-", settings.prompt.lower())[:48].strip("-") or "prompt"
-    return f"heedful-{slug}-seed-{settings.seed}.html", report(entry.attempt)

@@ -9,7 +9,7 @@ from typing import Any
 from ..pipelines.choices import SCHEDULERS
 from . import page_views as views
 from .attempt import Attempt, attempt
-from .errors import AttemptError
+from .page_forms import OWN, asked_settings
 from .page_jobs import Job
 from .page_services import EMBEDDED, Pipelines
 from .page_sessions import Session
@@ -19,7 +19,6 @@ from .settings import AttemptSettings
 with suppress(ImportError):  # named in annotations, which gradio reads; only a page that is made needs it
     import gradio as gr
 
-OWN = "default"
 TITLES = {
     "plain": "drawing the plain image",
     "guided": "drawing the guided image",
@@ -113,14 +112,16 @@ class DrawTab:
         )
         self.cancel.click(self.on_cancel, None, self.status, **at_once)
         self.next.click(lambda seed: int(seed or 0) + 1, self.seed, self.seed, **at_once)
-        seen = [self.chips, self.pair, self.evidence, self.losses, self.comparison]
-        self.chips.pick(self.on_word, [self.first, self.second], seen, **at_once)
+        both = [self.first, self.second]
+        self.chips.pick(self.on_word, None, [self.chips, self.pair, self.evidence], **at_once).then(
+            self.on_compare, both, self.comparison, **at_once
+        )
         self.step.input(
             self.on_step, self.step, [self.pair, self.losses], trigger_mode="always_last", **at_once
         )
         self.history.show(self.on_show, None, [*asked, *self._shown()], **at_once)
         for choice in (self.first, self.second):
-            choice.input(self.on_compare, [self.first, self.second], self.comparison, **at_once)
+            choice.input(self.on_compare, both, self.comparison, **at_once)
 
     def _shown(self) -> list[Any]:
         return [
@@ -174,23 +175,17 @@ class DrawTab:
         job.cancel()
         return views.notice("Stopping …")
 
-    def on_word(
-        self, first: int | None, second: int | None, event: gr.EventData, request: gr.Request
-    ) -> list[Any]:
+    def on_word(self, event: gr.EventData, request: gr.Request) -> list[Any]:
         """Show another word's attention."""
         session = self.shared.session(request)
-        session.word = event.word or None
         entry = session.current
         if entry is None:
-            return [gr.skip()] * 5
+            return [gr.skip()] * 3
         found = entry.attempt
+        session.word = word = views.word_at(found, int(event.word))
         return [
-            views.words(found, session.word),
-            views.pair(found, session.word, session.step),
-            views.evidence(found, session.word),
-            gr.skip(),
-            self._compared(session, first, second),
-        ]
+            views.words(found, word), views.pair(found, word, session.step), views.evidence(found, word)
+        ]  # fmt: skip
 
     def on_step(self, step: float, request: gr.Request) -> list[Any]:
         """Show another step's attention; 0 is the mean of all."""
@@ -213,7 +208,7 @@ class DrawTab:
 
     def on_compare(self, first: int | None, second: int | None, request: gr.Request) -> str:
         """Show two attempts beside each other."""
-        return self._compared(self.shared.session(request), first, second)
+        return compared(self.shared.session(request), first, second)
 
     def view(self, session: Session, found: Attempt) -> dict[Any, Any]:
         """All parts that show an attempt and the session's history, from its first step's mean on."""
@@ -237,12 +232,8 @@ class DrawTab:
             self.comparing: gr.update(visible=len(numbers) > 1),
             self.first: gr.update(choices=choices, value=first),
             self.second: gr.update(choices=choices, value=session.shown),
-            self.comparison: self._compared(session, first, session.shown),
+            self.comparison: compared(session, first, session.shown),
         }
-
-    def _compared(self, session: Session, first: int | None, second: int | None) -> str:
-        one, two = session.entry(first), session.entry(second)
-        return "" if one is None or two is None else views.comparison(one, two, session.word)
 
     def _form(self, settings: AttemptSettings) -> dict[Any, Any]:
         size = settings.size and f"{settings.size[0]}x{settings.size[1]}"
@@ -260,65 +251,10 @@ class DrawTab:
         }
 
 
-def asked_settings(
-    prompt: str | None,
-    words: str | None,
-    model: str | None,
-    seed: int | None,
-    steps: int,
-    scale: str | None,
-    strength: float,
-    scheduler: str,
-    size: str | None,
-    negative: str | None,
-) -> AttemptSettings:
-    """The form's fields as settings.
-
-    Raises:
-        AttemptError: a field that is no setting.
-    """
-    listed = tuple(word.strip() for word in words.split(",")) if words and words.strip() else None
-    named = (model or "").strip()
-    return AttemptSettings(
-        prompt=(prompt or "").strip(),
-        words=listed,
-        model=None if named in ("", EMBEDDED) else named,
-        seed=0 if seed is None else int(seed),
-        steps=int(steps),
-        guidance_scale=parsed_scale(scale),
-        strength=float(strength),
-        scheduler=None if scheduler == OWN else scheduler,
-        size=parsed_size(size),
-        negative_prompt=(negative or "").strip(),
-    )
-
-
-def parsed_size(text: str | None) -> tuple[int, int] | None:
-    """`"768x512"` to (768, 512), width first; None for nothing.
-
-    Raises:
-        AttemptError: anything else.
-    """
-    sides = (text or "").strip().lower().split("x")
-    if sides == [""]:
-        return None
-    if len(sides) != 2 or not all(side.strip().isdecimal() for side in sides):
-        raise AttemptError(f'the size is width x height in pixels, such as 768x512; got "{text.strip()}"')
-    return int(sides[0]), int(sides[1])
-
-
-def parsed_scale(text: str | None) -> float | None:
-    """`"7.5"` to 7.5; None for nothing.
-
-    Raises:
-        AttemptError: anything else.
-    """
-    if not (text or "").strip():
-        return None
-    try:
-        return float(text or "")
-    except ValueError:
-        raise AttemptError(f'the guidance scale is a number, such as 7.5; got "{text}"') from None
+def compared(session: Session, first: int | None, second: int | None) -> str:
+    """Two attempts beside each other, once there are two."""
+    one, two = session.entry(first), session.entry(second)
+    return "" if one is None or two is None else views.comparison(one, two, session.word)
 
 
 def _titled(job: Job) -> Any:

@@ -11,6 +11,7 @@ from PIL import Image
 from ..explain import METHODS, settings_of
 from . import page_views as views
 from .errors import PageError
+from .page_forms import CLASSES, TEXTS, asked_question, flattened
 from .page_jobs import Job
 from .page_services import EMBEDDED, Answer, Question
 from .page_sessions import Session
@@ -19,7 +20,6 @@ from .page_shared import Shared, failure, part, run
 with suppress(ImportError):  # as in page_draw
     import gradio as gr
 
-TEXTS, CLASSES = "texts", "classes"
 METHOD, QUERIED = "generic", "raw_attention"
 
 
@@ -200,53 +200,6 @@ class ExplainTab:
         return "" if session.image is None else views.picture(session.image, session.grid, cursor)
 
 
-def asked_question(
-    image: Image.Image | None,
-    kind: str,
-    targets: str | None,
-    method: str,
-    layer: str | None,
-    head: str | None,
-    model: str | None,
-    point: tuple[float, float] | None = None,
-) -> Question:
-    """The form's fields as a question.
-
-    Raises:
-        PageError: without an image, or without a text where texts are asked for.
-    """
-    if image is None:
-        raise PageError("there is no image: upload one, or take one that you have drawn")
-    listed = tuple(dict.fromkeys(line.strip() for line in (targets or "").splitlines() if line.strip()))
-    if kind == TEXTS and not listed:
-        raise PageError('give one text or several to compare the image with, one a line, such as "a cat"')
-    known, named = settings_of(method), (model or "").strip()
-    return Question(
-        image=image,
-        texts=listed if kind == TEXTS else (),
-        labels=listed if kind == CLASSES and point is None else (),
-        method=method,
-        model=None if named in ("", EMBEDDED) else named,
-        point=point,
-        layer=parsed_number("layer", layer) if "layer" in known else None,
-        head=parsed_number("head", head) if "head" in known else None,
-    )
-
-
-def parsed_number(name: str, text: str | None) -> int | None:
-    """`"3"` to 3; None for nothing.
-
-    Raises:
-        PageError: anything else.
-    """
-    if not (text or "").strip():
-        return None
-    try:
-        return int(text or "")
-    except ValueError:
-        raise PageError(f'the {name} is a number from 0, such as 3; -1 is the last; got "{text}"') from None
-
-
 def noted(found: Answer, cursor: tuple[int, int] | None) -> str:
     """Where an answer comes from, in one line."""
     relevance = found.relevance
@@ -262,10 +215,3 @@ def noted(found: Answer, cursor: tuple[int, int] | None) -> str:
         else f"what the patch in row {cursor[0] + 1}, column {cursor[1] + 1} attends to: "
     )
     return f"{of}{relevance.method}{told} on {relevance.model}"
-
-
-def flattened(image: Image.Image) -> Image.Image:
-    """The image in RGB, what is transparent in white."""
-    found = image.convert("RGBA")
-    paper = Image.new("RGBA", found.size, (255, 255, 255, 255))
-    return Image.alpha_composite(paper, found).convert("RGB")

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from jaxtyping import Float
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from ..explain.picture import readable
 from ..guidance import Span
 from ..pictures import overlay
 from ..pictures.draw import scaled
-from ..pictures.html import cell_text, data_uri
+from ..pictures.html import cell_text, data_uri, shown
 from .attempt import Attempt, Drawn
 from .charts import Series, line_chart
 from .page_jobs import Progress
@@ -41,7 +42,8 @@ def _macros() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    world.filters["cell"] = cell_text
+    world.filters["cell"] = lambda value: Markup(shown(cell_text(value)))
+    world.filters["shown"] = lambda value: Markup(shown(value))
     world.globals["marks"] = MARKS
     return world.get_template("page.html").module
 
@@ -59,6 +61,12 @@ def notice(text: str, kind: str = "plain") -> str:
 def held(attempt: Attempt, word: str | None) -> str | None:
     """The word, if this attempt's prompt has it."""
     return word if word in [span.label for span in attempt.guided.record.spans[0]] else None
+
+
+def word_at(attempt: Attempt, place: int) -> str | None:
+    """The label of a word by its place among the buttons; None for the button before the first."""
+    spans = attempt.guided.record.spans[0]
+    return spans[place].label if 0 <= place < len(spans) else None
 
 
 def words(attempt: Attempt, chosen: str | None) -> str:
@@ -152,16 +160,16 @@ def downloads(session: Session) -> str:
 
 def picture(image: Image.Image, grid: tuple[int, int], cursor: tuple[int, int] | None) -> str:
     """An image whose patches can be clicked; a (rows, columns) grid, one patch framed."""
-    src = data_uri(enlarged(image))
+    src = data_uri(enlarged(image), "webp")
     return str(_macros().picture(src, "The image to explain.", grid, cursor or (-1, -1)))
 
 
-def answers(relevance: Relevance, shown: Image.Image, note: str, *, scored: bool) -> str:
+def answers(relevance: Relevance, seen: Image.Image, note: str, *, scored: bool) -> str:
     """Each target's map over the image as the model sees it, its score, and its words by their relevance."""
-    image = enlarged(shown)
+    image = enlarged(seen)
     found = [
         {
-            "src": data_uri(relevance.overlay(image, row), "webp"),
+            "src": data_uri(relevance.overlay(image, row), "jpeg"),
             "alt": f"The image, and over it the relevance for “{target}”",
             "target": target if scored else "",
             "score": relevance.scores[row] if scored else None,
@@ -176,15 +184,15 @@ def answers(relevance: Relevance, shown: Image.Image, note: str, *, scored: bool
 
 
 def _tinted(relevance: Relevance, row: int) -> list[tuple[str, str]]:
-    """The words of a text with their heat, 0 to 1; special tokens are left out."""
+    """The words of a text with their heat, 0 to 1; special tokens are left out, whatever they hold."""
     if relevance.text is None or relevance.words is None:
         return []
-    heat = scaled(relevance.text[row], signed=True)
-    told = [
-        (readable(token), f"{max(float(value), 0):.2f}")
-        for token, value in zip(relevance.words[row], heat, strict=True)
-    ]
-    return [(word, value) for word, value in told if word]
+    told = [readable(token) for token in relevance.words[row]]
+    places = [place for place, word in enumerate(told) if word]
+    if not places:
+        return []
+    heat = scaled(relevance.text[row][places], signed=True).clip(0)
+    return [(told[place], f"{value:.2f}") for place, value in zip(places, heat.tolist(), strict=True)]
 
 
 def described(attempt: Attempt) -> str:
@@ -216,13 +224,13 @@ def _cell(attempt: Attempt, drawn: Drawn, word: str | None, step: int | None) ->
     image = enlarged(drawn.image)
     cell: dict[str, Any] = {"kind": drawn.kind, "word": word, "facts": [], "verdict": None}
     if word is None:
-        return {**cell, "src": data_uri(image)}
+        return {**cell, "src": data_uri(image, "webp")}
     heat = drawn.record.heat_map(word, step=step)
     top = _top(attempt, word, step)
     scaled = heat / top if top > 0 else heat
     verdict = _verdict(drawn, _guided(drawn, _span(drawn, word)))
     cell |= {"facts": _facts(drawn, word, heat), "verdict": verdict and verdict.verdict}
-    return {**cell, "src": data_uri(overlay(image, scaled.clamp(0, 1)), "webp")}
+    return {**cell, "src": data_uri(overlay(image, scaled.clamp(0, 1)), "jpeg")}
 
 
 def _span(drawn: Drawn, word: str) -> Span:
@@ -289,7 +297,7 @@ def _relevances(drawn: Drawn, word: str | None) -> list[Mapping[str, Any]]:
     image = enlarged(drawn.image)
     return [
         {
-            "src": data_uri(_relevance_over(image, heat), "webp"),
+            "src": data_uri(_relevance_over(image, heat), "jpeg"),
             "caption": f"{drawn.kind}, relevance for {who}",
         }
         for who, heat in maps.items()

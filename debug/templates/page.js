@@ -22,7 +22,7 @@ const arrows = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowR
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
-  if ("word" in button.dataset) trigger("pick", { word: button.dataset.word });
+  if ("word" in button.dataset) trigger("pick", { word: Number(button.dataset.word) });
   if ("number" in button.dataset) trigger("show", { number: Number(button.dataset.number) });
   if (!("rows" in button.dataset)) return;
   const { rows, columns } = button.dataset;

@@ -1,0 +1,268 @@
+"""`heedful debug` in a real browser: what a person does there, and what they see."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browsing import Tab
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+pytestmark = pytest.mark.browser
+
+STEPS = 4
+WAIT = 120_000
+
+
+def draw(page: Page, prompt: str, *, steps: int = STEPS, seed: int = 0) -> None:
+    """Ask for a prompt, and do not wait for it."""
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.locator("input[aria-label='number input for Steps']").fill(str(steps))
+    page.get_by_label("Seed", exact=True).fill(str(seed))
+    page.get_by_role("button", name="Draw", exact=True).click()
+
+
+def drawn(page: Page, number: int = 1) -> None:
+    """Wait for an attempt."""
+    expect(page.locator("#status")).to_contain_text(f"Attempt {number}: drawn and checked", timeout=WAIT)
+    expect(page.locator("#pair img")).to_have_count(2)
+
+
+def images(page: Page, where: str = "#pair") -> list[str]:
+    return [one.get_attribute("src") or "" for one in page.locator(f"{where} img").all()]
+
+
+def test_a_prompt_is_drawn_and_its_words_lead_to_their_attention(tab: Tab) -> None:
+    page = tab.page
+    draw(page, "a cat and a frog", seed=3)
+    drawn(page)
+    bare = images(page)
+    page.locator("#words").get_by_role("button", name="frog").click()
+    expect(page.locator("#pair")).to_contain_text(f"attention of “frog”, mean of all {STEPS} steps")
+    frog = images(page)
+    page.locator("#words").get_by_role("button", name="cat").press("Enter")
+    expect(page.locator("#pair")).to_contain_text("attention of “cat”")
+    cat = images(page)
+    page.locator("#step input[type=range]").fill("2")
+    expect(page.locator("#pair")).to_contain_text(f"step 2 of {STEPS}")
+
+    assert len({*bare, *frog, *cat, *images(page)}) == 8
+    expect(page.locator("#evidence tbody tr")).to_have_count(2)
+    expect(page.locator("#losses path.hd-line")).to_have_count(2)
+    expect(page.locator("#command textarea")).to_have_value(
+        f"heedful generate --seed 3 --steps {STEPS} 'a cat and a frog'"
+    )
+
+
+def test_attempts_are_remembered_shown_again_and_compared(tab: Tab) -> None:
+    page = tab.page
+    draw(page, "a cat and a frog")
+    drawn(page)
+    first = images(page)
+    draw(page, "a red car", seed=5)
+    drawn(page, 2)
+
+    expect(page.locator("#history li")).to_have_count(2)
+    expect(page.locator("#comparison")).to_contain_text("a red car")
+    expect(page.locator("#comparison img")).to_have_count(4)
+    page.locator("#history").get_by_role("button", name="a cat and a frog").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a cat and a frog")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("0")
+    expect(page.locator("#words").get_by_role("button", name="frog")).to_be_visible()
+    assert images(page) == first
+
+
+def test_cancel_stops_the_drawing_and_the_next_one_is_drawn(tab: Tab) -> None:
+    page = tab.page
+    draw(page, "a cat and a frog", steps=100)
+    expect(page.locator("#status")).to_contain_text(re.compile(r"image, \d+ of 100"), timeout=WAIT)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status")).to_contain_text("Cancelled; nothing was kept", timeout=WAIT)
+
+    expect(page.locator("#history li")).to_have_count(0)
+    draw(page, "a dog")
+    drawn(page)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [("   ", "the prompt is empty"), (" ".join(["a cat and a frog"] * 100), "is cut off")],
+    ids=["nothing", "500 words"],
+)
+def test_what_cannot_be_drawn_is_said(tab: Tab, prompt: str, told: str) -> None:
+    draw(tab.page, prompt)
+
+    expect(tab.page.locator("#status [role=alert]")).to_contain_text(told, timeout=WAIT)
+    expect(tab.page.locator("#pair img")).to_have_count(0)
+
+
+def test_a_long_prompt_is_drawn_for_the_words_that_are_named(tab: Tab) -> None:
+    tab.page.get_by_label("Words that must not be neglected").fill("cat")
+    draw(tab.page, " ".join(["a cat and a frog"] * 100))
+    drawn(tab.page)
+
+    expect(tab.page.locator("#status")).to_contain_text("did not read the prompt's last words")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a cat <script>alert('cat')</script> and <img src=x onerror=alert(1)>",
+        "a \"cat\" & 'frog' \\ {{ 7 * 7 }} ${alert(1)} `frog`",
+        "🐸 a cat 👩‍👩‍👧 \u202egorf",
+    ],
+    ids=["markup", "quotes", "emoji"],
+)
+def test_hostile_prompts_are_shown_as_they_are(tab: Tab, prompt: str) -> None:
+    page = tab.page
+    tab.page.get_by_label("Words that must not be neglected").fill("cat")
+    draw(page, prompt)
+    drawn(page)
+    page.locator("#words").get_by_role("button", name="cat").first.click()
+    expect(page.locator("#pair")).to_contain_text("attention of “cat”")
+
+    assert page.locator("#history script, #words script, #history img[src=x]").count() == 0
+    shown = page.locator("#history li").inner_text()
+    assert prompt.replace("\u202e", "\\u202e")[:20] in shown
+
+
+def test_two_tabs_have_their_own_histories_and_wait_for_each_other(tab: Tab, context: BrowserContext) -> None:
+    other = Tab(context.new_page(), tab.address).watched()
+    other.page.goto(tab.address)
+    other.page.get_by_label("Prompt", exact=True).wait_for()
+    draw(tab.page, "a cat and a frog", steps=60)
+    expect(tab.page.locator("#status")).to_contain_text("of 60", timeout=WAIT)
+    draw(other.page, "a red car")
+    expect(other.page.locator("#status")).to_contain_text("1 job comes first", timeout=WAIT)
+    tab.page.get_by_role("button", name="Cancel").click()
+    drawn(other.page)
+    draw(tab.page, "a dog")
+    drawn(tab.page)
+
+    assert [one.page.locator("#history li").count() for one in (tab, other)] == [1, 1]
+    expect(tab.page.locator("#history")).to_contain_text("a dog")
+    expect(other.page.locator("#history")).to_contain_text("a red car")
+    assert other.wrongs == []
+
+
+def test_a_closed_tab_stops_its_drawing(tab: Tab, context: BrowserContext) -> None:
+    other = context.new_page()
+    other.goto(tab.address)
+    other.get_by_label("Prompt", exact=True).wait_for()
+    draw(other, "a cat and a frog", steps=100)
+    expect(other.locator("#status")).to_contain_text("of 100", timeout=WAIT)
+    other.close()
+    draw(tab.page, "a dog", steps=2)
+
+    drawn(tab.page)
+
+
+def test_an_image_is_explained_and_a_clicked_patch_shows_what_it_attends_to(tab: Tab) -> None:
+    page = tab.page
+    page.get_by_role("tab", name="Explain").click()
+    page.locator("#explain").click()
+    expect(page.locator("#explain-status [role=alert]")).to_contain_text("there is no image")
+    page.get_by_role("tab", name="Draw").click()
+    draw(page, "a cat and a frog")
+    drawn(page)
+    page.get_by_role("tab", name="Explain").click()
+    page.get_by_role("button", name="The guided image").click()
+    expect(page.locator("#picture img")).to_have_count(1)
+    page.locator("#explain").click()
+    expect(page.locator("#answers figure")).to_have_count(2, timeout=WAIT)
+    page.locator("#picture button").click(position={"x": 5, "y": 5})
+    expect(page.locator("#answers")).to_contain_text("row 1, column 1 attends to", timeout=WAIT)
+    first = images(page, "#answers")
+    page.locator("#picture button").press("ArrowDown")
+    page.locator("#picture button").press("Enter")
+    expect(page.locator("#answers")).to_contain_text("row 2, column 1 attends to", timeout=WAIT)
+
+    assert images(page, "#answers") != first
+
+
+def test_an_uploaded_image_is_explained_by_class(tab: Tab, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGBA", (90, 50), (200, 40, 40, 128)).save(tmp_path / "red.png")
+    page = tab.page
+    page.get_by_role("tab", name="Explain").click()
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "red.png")
+    expect(page.locator("#picture img")).to_have_count(1, timeout=WAIT)
+    page.get_by_label("classes").check()
+    page.get_by_label("One a line").fill("frog")
+    page.locator("#explain").click()
+    expect(page.locator("#answers figure")).to_have_count(1, timeout=WAIT)
+    expect(page.locator("#answers")).to_contain_text("frog")
+    page.get_by_label("One a line").fill("unicorn")
+    page.locator("#explain").click()
+
+    expect(page.locator("#explain-status [role=alert]")).to_contain_text("unicorn", timeout=WAIT)
+
+
+@pytest.fixture
+def saved(tab: Tab, tmp_path: Path) -> Path:
+    """The report of a drawn prompt, as the browser saved it."""
+    draw(tab.page, "a cat and a frog")
+    drawn(tab.page)
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("link", name="Save the report of attempt 1").click()
+    assert download.value.suggested_filename == "heedful-a-cat-and-a-frog-seed-0.html"
+    download.value.save_as(tmp_path / "report.html")
+    return tmp_path / "report.html"
+
+
+@pytest.fixture
+def offline(browser: Browser) -> Iterator[BrowserContext]:
+    made = browser.new_context(offline=True, color_scheme="dark", viewport={"width": 900, "height": 800})
+    yield made
+    made.close()
+
+
+def test_the_saved_report_opens_offline_and_its_slider_moves_the_maps(
+    saved: Path, offline: BrowserContext
+) -> None:
+    report = Tab(offline.new_page(), saved.as_uri()).watched()
+    report.page.goto(saved.as_uri())
+    slider = report.page.locator("input[type=range]").first
+    before = report.page.locator("img").evaluate_all("all => all.map(one => one.src)")
+    slider.fill(slider.get_attribute("min") or "0")
+    slider.press("ArrowRight")
+
+    assert report.page.locator("img").evaluate_all("all => all.map(one => one.src)") != before
+    ground = report.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(int(part) for part in re.findall(r"\d+", ground)[:3]) < 100, (
+        "dark where the reader's pages are"
+    )
+    assert report.wrongs == []
+
+
+def test_the_saved_report_is_whole_without_scripts(saved: Path, browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto(saved.as_uri())
+
+    expect(page.locator("body")).to_contain_text("a cat and a frog")
+    expect(page.locator("body")).to_contain_text("heedful generate --seed 0")
+    assert page.locator("img").count() > 2 * STEPS
+    context.close()
+
+
+def test_the_page_is_dark_where_the_reader_wants_it(browser: Browser, address: str) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(address)
+    page.get_by_label("Prompt", exact=True).wait_for()
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    assert max(int(part) for part in re.findall(r"\d+", ground)[:3]) < 100
+    context.close()
+
+
+def test_other_names_and_other_tabs_are_not_answered(tab: Tab) -> None:
+    api = tab.page.request
+
+    assert api.get(tab.address, headers={"host": "example.com"}).status == 400
+    assert api.get(f"{tab.address}/report/nobody/1.html").status == 404
+    assert "default-src 'self'" in api.get(tab.address).headers["content-security-policy"]
