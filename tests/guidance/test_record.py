@@ -264,6 +264,25 @@ def test_prompts_without_words_and_embeddings_without_prompts(pipe):
     torch.testing.assert_close(recording.record.attention[0].sum(0), torch.ones(GRID))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "words", "left_out"),
+    [
+        ("a <script>alert('x')</script> cat", ["a", "script", "alert", "x", "script#2", "cat"], 0),
+        ("\N{FROG FACE} and \u732b, \u732b", ["\N{FROG FACE}", "and", "\u732b", "\u732b#2"], 0),
+        ("cat " * 500, ["cat", *(f"cat#{place}" for place in range(2, 76))], 425),
+        (", . !", [], 0),
+    ],
+)
+def test_any_prompt_can_be_recorded(pipe, prompt, words, left_out):
+    with record(pipe) as recording:
+        run(pipe, prompt, num_inference_steps=1, height=64, width=64)
+    found = recording.record
+    assert [span.label for span in found.spans[0]] == words
+    assert len(found.settings["left_out"][0]) == left_out
+    torch.testing.assert_close(found.attention[0].sum(0), torch.ones(8, 8))
+    assert found._repr_html_().count("<img") == len(words)
+
+
 def test_inference_mode_and_gradients_make_no_difference(pipe):
     with record(pipe) as recording:
         run(pipe)
