@@ -14,6 +14,8 @@ from torch.nn import functional
 from .errors import GuidanceError
 from .maps import Grid
 
+_ROUNDING = 1e-9  # (0.5 - 0.4) * 5 is 0.49999999999999994
+
 
 @dataclass(frozen=True)
 class Box:
@@ -68,7 +70,7 @@ def coverage(region: Region, grid: Grid) -> Float[Tensor, "height width"]:
 def cells(region: Region, grid: Grid) -> Bool[Tensor, "height width"]:
     """The cells of which at least a half lies in the region; where there is none, those with most of it."""
     covered = coverage(region, grid)
-    return covered >= min(0.5, float(covered.max()))
+    return covered >= min(0.5, float(covered.max())) - _ROUNDING
 
 
 def _share(start: float, end: float, size: int) -> Float[Tensor, "size"]:

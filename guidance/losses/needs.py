@@ -21,10 +21,10 @@ Losses = Mapping[Loss, float] | Sequence[Loss]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_KEYWORDS: frozenset[Need] = frozenset({"last", "groups", "boxes", "previous"})
+_KEYWORDS: frozenset[str] = frozenset({"last", "groups", "boxes", "previous"})
 
 
-def needs(*required: Need, optional: Sequence[Need] = ()) -> Callable[[F], F]:
+def needs(*required: str, optional: Sequence[str] = ()) -> Callable[[F], F]:
     """Declare on a loss what it needs beside maps and spans; a loss without it is called as `(maps, spans)`.
 
     - "pairs": at least two spans an image (an image without any is left alone).
@@ -53,12 +53,12 @@ def needs(*required: Need, optional: Sequence[Need] = ()) -> Callable[[F], F]:
     return declared
 
 
-def required_by(loss: Loss) -> frozenset[Need]:
+def required_by(loss: Loss) -> frozenset[str]:
     """What a loss cannot do without, also where it was given settings by `functools.partial`."""
     return frozenset(getattr(_bare(loss), "required", ()))
 
 
-def taken_by(loss: Loss) -> frozenset[Need]:
+def taken_by(loss: Loss) -> frozenset[str]:
     """The keywords that a loss takes beside maps and spans."""
     return (required_by(loss) | frozenset(getattr(_bare(loss), "optional", ()))) & _KEYWORDS
 
@@ -69,7 +69,7 @@ def name_of(loss: Loss) -> str:
     return str(getattr(bare, "__name__", type(bare).__name__))
 
 
-def weighted(losses: Losses) -> tuple[tuple[Loss, float], ...]:
+def weighted(losses: Any) -> tuple[tuple[Loss, float], ...]:
     """Losses with their weights, in their order; a sequence of losses means the weight 1 for each.
 
     Raises:
