@@ -66,7 +66,7 @@ class Calibration:
         listed = {one.casefold() for one in self.words}
         return number == 1 and (not listed or " ".join(text.casefold().split()) in listed)
 
-    def probability(self, features: Sequence[float]) -> float:
+    def probability(self, features: Sequence[float] | Float[np.ndarray, "feature"]) -> float:
         """The probability, 0 to 1, that the word is in the image."""
         terms = zip(features, self.centre, self.scale, self.weights, strict=True)
         odds = self.bias + sum(weight * (value - mean) / scale for value, mean, scale, weight in terms)

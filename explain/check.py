@@ -32,7 +32,7 @@ def check(image: Sequence[Image.Image], words: Sequence[Any], **options: Any) ->
 
 
 def check(
-    image: Image.Image | Sequence[Image.Image],
+    image: Any,
     words: Sequence[Any],
     *,
     prompt: str | Sequence[str] | None = None,
@@ -74,7 +74,7 @@ def check(
         InputError: no image, no words, words twice or not in the prompt, a model without its processor.
         UnknownFamilyError: a model that no adapter takes.
     """
-    several = not isinstance(image, Image.Image)
+    several = isinstance(image, list | tuple)
     images = _images(image)
     asked = _one_an_image(_as_list(words), len(images))
     prompts = [prompt] * len(images) if prompt is None or isinstance(prompt, str) else list(prompt)
@@ -83,8 +83,8 @@ def check(
     if model is None:
         if processor is not None:
             raise InputError("a processor came without its model")
-        model, processor, known = _embedded(device, dtype)
-        calibration = calibration or known
+        model, processor = _embedded_model(device, dtype)
+        calibration = calibration or _embedded_calibration()
     elif device is not None or dtype is not None:
         raise InputError("device and dtype are for the embedded model; move your own before you pass it")
     names = calibration.others if others is None and calibration else tuple(others or OTHERS)
@@ -214,20 +214,32 @@ def _apart(maps: Sequence[Float[Tensor, "_rows _columns"] | None], index: int) -
     return 1.0 - max((float(torch.minimum(shares[0], other).sum()) for other in shares[1:]), default=0.0)
 
 
+@lru_cache(maxsize=1)
+def _embedded_calibration() -> Calibration:
+    from ..emoji.models import model_folder
+
+    return Calibration.load(model_folder("clip") / "calibration.json")
+
+
 @lru_cache(maxsize=2)
-def _embedded(
-    device: str | torch.device | None, dtype: torch.dtype | None
-) -> tuple[nn.Module, Any, Calibration]:
-    from ..emoji.models import load_clip, model_folder
+def _embedded_model(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[nn.Module, Any]:
+    from ..emoji.models import load_clip
 
     model, tokenizer = load_clip(device, dtype)
-    calibration = Calibration.load(model_folder("clip") / "calibration.json")
-    return model, _EmojiProcessor(tokenizer), calibration
+    return model, _EmojiProcessor(tokenizer)
+
+
+def embedded_comparer(device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Comparer:
+    """The embedded CLIP with what its words are exchanged for: the subjects of its world."""
+    from ..emoji.vocabulary import SUBJECTS
+
+    model, processor = _embedded_model(device, dtype)
+    return Comparer(model, processor, SUBJECTS)
 
 
 def speaks_like_embedded(tokenizer: Any) -> bool:
     """Whether a text encoder reads the words of the embedded world, whose images the default model knows."""
-    _, processor, _ = _embedded(None, None)
+    _, processor = _embedded_model(None, None)
     vocabulary = getattr(tokenizer, "get_vocab", dict)()
     return bool(vocabulary == processor.tokenizer.get_vocab())
 
@@ -246,8 +258,8 @@ class _EmojiProcessor:
         return {"pixel_values": to_tensor(images)} if images is not None else self.tokenizer(text, **options)
 
 
-def _images(given: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
-    images = [given] if isinstance(given, Image.Image) else list(given)
+def _images(given: Any) -> list[Image.Image]:
+    images = list(given) if isinstance(given, list | tuple) else [given]
     for one in images:
         if not isinstance(one, Image.Image):
             raise InputError(
