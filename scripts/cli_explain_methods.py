@@ -21,7 +21,10 @@ from .terminal import clear_errors, quieten
 if TYPE_CHECKING:
     from ..explain.evaluation.run import Progress as Watch
     from .explain_methods import Task
-    from .methods_summary import Summary
+    from .methods_summary import Cell, Summary
+
+_CELL = 17
+"""So wide is a column, with its borders."""
 
 
 def explain_methods(
@@ -106,7 +109,7 @@ def explain_methods(
 
     `heedful explain-methods --imagenet-seg gtsegs_ijcv.mat --model my-vit --method generic,rollout,libra`
 
-    `accelerate launch -m heedful.scripts.cli explain-methods --study classifier`
+    `accelerate launch --no_python heedful explain-methods --study classifier`
 
     Beside the methods stand controls that know nothing of what the model learned: a random map, edges, the
     first layer's attention, a model with random weights. A method that does not beat them is not to be
@@ -210,20 +213,33 @@ def _print_list() -> None:
 
 
 def _print(summary: Summary) -> None:
-    """Methods by the main figure of every test, best ones marked, controls below."""
+    """Methods by the main figure of every test; as many tests beside each other as the terminal is wide."""
     from ..pictures.draw import printable
     from .methods_summary import LEGEND
 
+    console = Console()
     study, count = summary.outcome.study, len(summary.outcome.records)
     title = escape(printable(f"{study.name}: {study.model_name}, {count} items"))
-    table = Table(title=title, title_justify="left", caption=LEGEND, caption_justify="left")
+    longest = max((len(row.method) for row in summary.rows), default=0)
+    across = max(1, (console.width - longest - 4) // _CELL)
+    for start in range(0, len(summary.heads), across):
+        console.print(_table(summary, slice(start, start + across), title))
+    console.print(LEGEND, highlight=False)
+
+
+def _table(summary: Summary, shown: slice, title: str) -> Table:
+    """Some of the tests; the best ones marked, controls below."""
+    table = Table(title=title, title_justify="left")
     table.add_column("method", no_wrap=True)
-    for head in summary.heads:
+    for head in summary.heads[shown]:
         table.add_column(head.replace(": ", "\n", 1), overflow="fold")
     for row in summary.rows:
-        cells = [
-            "" if cell is None else f"[bold]{cell.short}[/bold]" if cell.best else cell.short
-            for cell in row.cells
-        ]
+        cells = [_cell(cell) for cell in row.cells[shown]]
         table.add_row(escape(row.method), *cells, style="dim" if row.control else None, end_section=row.last)
-    Console().print(table)
+    return table
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    return f"[bold]{cell.short}[/bold]" if cell.best else cell.short
