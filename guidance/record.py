@@ -130,6 +130,11 @@ class RecordedCall:
         self.tap: Tap | None = None
 
     def _spans(self, count: int) -> tuple[tuple[Span, ...], ...]:
+        if self.prompts is None:
+            raise GuidanceError(
+                "prompt_embeds came without a prompt, so words cannot be found; leave words out to record "
+                "every position"
+            )
         found = AttendAndExcite(words=self.words).spans(self.pipe.tokenizer, self.prompts, count)
         return tuple(repeated(found, self.repeats))
 
@@ -214,7 +219,7 @@ class RecordedCall:
             text=tuple(part.text for part in self.parts),
             attention=tuple(attention),
             maps=tuple(_merged(one, own) for one, own in zip(attention, self.spans, strict=True)),
-            steps=tuple(float(one) for one in self.timesteps[: sums.steps]),
+            steps=tuple(float(torch.as_tensor(one).flatten()[0]) for one in self.timesteps[: sums.steps]),
             layers=tuple(layer.name for layer in self.tap.layers.values()),
             settings=self._settings(),
             versions=library_versions(),

@@ -41,7 +41,7 @@ def pipe():
             {"words": ["cat"]},
             {"prompt": None, "prompt_embeds": torch.zeros(1, 77, 16)},
             GuidanceError,
-            "without a prompt",
+            "without a prompt.*leave words out",
         ),
         ({}, {"prompt": None}, GuidanceError, "give the pipeline a prompt"),
     ],
