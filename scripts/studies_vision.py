@@ -40,14 +40,18 @@ from torch import Tensor, nn
 
 COUNT: Final = 500
 """Scenes of a study."""
-TOKENS_COUNT: Final = 100
+TOKENS_COUNT: Final = 60
 """Scenes at each number of patches: every patch of every scene costs a forward."""
-SIDES: Final = (32, 48, 64, 96, 128)
+FILLS_COUNT: Final = 100
+SIDES: Final = (24, 32, 48, 64, 96, 128)
 """The sides of the images for blank-out against the number of patches, of 8 pixels each."""
 PATCH: Final = 8
 GRID: Final = (samples.SIDE // PATCH, samples.SIDE // PATCH)
 BLACK: Final = Colour((0.0, 0.0, 0.0), samples.MEAN, samples.STD)
 STEPS_DELETED: Final = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+STEPS_BY_TEXT: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+_SLOW: Final = ("smoothgrad", "integrated_gradients", "occlusion", "flow")
+"""Methods that take most of the time together; only the first study has them by default."""
 _NO_ABLATION_OF_ONE: Final = "generic, no normalisation"
 """Eq. 8 and 9 are of attention between modalities: with images alone this ablation changes nothing."""
 
@@ -75,8 +79,8 @@ def classifier_attack(
     methods: Sequence[Method] | None = None, seed: int = samples.SEED,
 ) -> Study:  # fmt: skip
     """The softmax classifier on scenes of one subject, by the masked attack."""
-    attack = MaskedAttack(Patches(GRID), samples.MEAN, samples.STD, step=4 / 255, cap=12)
-    base = classifier(count, device, dtype, methods, seed)
+    attack = MaskedAttack(Patches(GRID), samples.MEAN, samples.STD, step=8 / 255, cap=8)
+    base = classifier(count, device, dtype, methods or _faster(), seed)
     return replace(base, name="classifier-attack", tests=(AttackTest(attack),))
 
 
@@ -89,7 +93,7 @@ def classifier_pairs(
     tests = (*_blank_outs(), PointingTest(), SpecificityTest())
     return Study(
         "classifier-pairs", "ViT classifier", model, logits_of(model), _two(model, seed, SUBJECTS),
-        count or COUNT, _chosen(methods), tests, about=_about_pairs(seed),
+        count or COUNT, _chosen(methods, _faster()), tests, about=_about_pairs(seed),
     )  # fmt: skip
 
 
@@ -102,7 +106,7 @@ def judge_pairs(
     tests = (PointingTest(), SegmentationTest(), SpecificityTest())
     return Study(
         "judge-pairs", "ViT judge", model, logits_of(model), _two(model, seed, LABELS), count or COUNT,
-        _chosen(methods), tests, about=_about_pairs(seed),
+        _chosen(methods, _faster()), tests, about=_about_pairs(seed),
     )  # fmt: skip
 
 
@@ -114,7 +118,7 @@ def clip(
     asked = _Texts(device, dtype)
     truth = "the text of the subject, of 24"
     tests = (
-        PerturbationTest(Perturbation((Patches(GRID, BLACK),), truth=truth), correct_only=True),
+        PerturbationTest(Perturbation((Patches(GRID, BLACK),), STEPS_BY_TEXT, truth), correct_only=True),
         PointingTest(),
         SegmentationTest(),
     )
@@ -130,8 +134,9 @@ def clip(
 
     about = {"data": f"fresh emoji scenes of one subject, seed {seed}", "texts": _TEXTS}
     return Study(
-        "clip", "CLIP", asked.model, asked.ask, source, count or COUNT, _chosen(methods), tests, about=about
-    )
+        "clip", "CLIP", asked.model, asked.ask, source, count or COUNT, _chosen(methods, _faster()), tests,
+        about=about,
+    )  # fmt: skip
 
 
 def clip_pairs(
@@ -155,8 +160,8 @@ def clip_pairs(
     tests = (SpecificityTest(), PointingTest(), SegmentationTest(MaskFromRelevance(), name="masks"))
     about = {**_about_pairs(seed), "texts": _TEXTS}
     return Study(
-        "clip-pairs", "CLIP", asked.model, asked.ask, source, count or COUNT, _chosen(methods), tests,
-        about=about,
+        "clip-pairs", "CLIP", asked.model, asked.ask, source, count or COUNT, _chosen(methods, _faster()),
+        tests, about=about,
     )  # fmt: skip
 
 
@@ -175,7 +180,7 @@ def tokens(side: int) -> Callable[..., Study]:
         grid = (side // PATCH, side // PATCH)
         return Study(
             f"tokens-{side}", f"ViT classifier, {(side // PATCH) ** 2} patches", model, logits_of(model),
-            _one(model, seed, side), count or TOKENS_COUNT, _chosen(methods, _few()), _blank_outs(grid),
+            _one(model, seed, side), count or TOKENS_COUNT, _chosen(methods, _fastest()), _blank_outs(grid),
             about=about,
         )  # fmt: skip
 
@@ -204,6 +209,24 @@ class _Texts:
         return {"pixel_values": _pixels(self.model, scenes), **own}
 
 
+def blank_out_fills(
+    count: int | None = None, device: str | None = None, dtype: torch.dtype | None = None,
+    methods: Sequence[Method] | None = None, seed: int = samples.SEED,
+) -> Study:  # fmt: skip
+    """Blank-out on the classifier with several fills: how far its answer depends on what a patch becomes."""
+    chosen = methods or (*_faster(), Method("occlusion by gray", "occlusion"))
+    base = classifier(count or FILLS_COUNT, device, dtype, chosen, seed)
+    fills = {"black": BLACK, "gray": Colour(), "blurred": Blur(5.0)}
+    tests = tuple(
+        BlankOutTest(
+            BlankOut(Patches(GRID, fill), together=128, of=of, label="the drawn subject"), name=f"{name}-{of}"
+        )
+        for name, fill in fills.items()
+        for of in ("probability", "logit")
+    )
+    return replace(base, name="blank-out-fills", tests=tests)
+
+
 def _classifier_tests() -> tuple[Test, ...]:
     truth = "the drawn subject, of 24"
     return (
@@ -213,7 +236,7 @@ def _classifier_tests() -> tuple[Test, ...]:
                 Patches(GRID, BLACK), Patches(GRID, Blur(5.0)), STEPS_DELETED, "the drawn subject"
             )
         ),
-        *_blank_outs(),
+        _blank_outs()[0],
         AgreementTest(),
         PointingTest(),
         SegmentationTest(),
@@ -280,10 +303,13 @@ def _about_pairs(seed: int) -> dict[str, str]:
     }
 
 
-def _few() -> tuple[Method, ...]:
-    """Methods that need one forward or two: at 256 patches the others cost minutes an image."""
-    slow = ("smoothgrad", "integrated_gradients", "occlusion", "flow", "gradient_flow")
-    return tuple(one for one in vision_methods() if one.rule not in slow)
+def _faster() -> tuple[Method, ...]:
+    return tuple(one for one in vision_methods() if one.rule not in _SLOW)
+
+
+def _fastest() -> tuple[Method, ...]:
+    """Those that need one forward or two: at 256 patches the others cost minutes an image."""
+    return tuple(one for one in _faster() if one.rule != "gradient_flow")
 
 
 def _chosen(
@@ -297,6 +323,7 @@ STUDIES: Final[Mapping[str, Callable[..., Study]]] = {
     "classifier-attack": classifier_attack,
     "classifier-pairs": classifier_pairs,
     "judge-pairs": judge_pairs,
+    "blank-out-fills": blank_out_fills,
     "clip": clip,
     "clip-pairs": clip_pairs,
     **{f"tokens-{side}": tokens(side) for side in SIDES},
