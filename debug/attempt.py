@@ -32,6 +32,7 @@ from ..guidance import (
 )
 from ..guidance.parts import parts_of
 from ..pipelines.choices import SCHEDULERS, default_guidance_scale, own_size, scheduler
+from ..pipelines.retry import strengthened
 from .errors import AttemptError, Cancelled
 from .settings import AttemptSettings
 
@@ -85,6 +86,11 @@ class Attempt:
     def __repr__(self) -> str:
         words = ", ".join(span.label for span in self.guided.spans)
         return f"Attempt({self.settings.prompt!r}, words: {words}, seed {self.settings.seed})"
+
+    def _repr_html_(self) -> str:
+        from .notebook import html_of
+
+        return html_of(self)
 
 
 def attempt(
@@ -192,7 +198,7 @@ class _Work:
         objective = AttendAndExcite(words=self.settings.words)
         if kind == PLAIN:  # a step of no length changes no pixel
             return replace(objective, step=RelativeStep(0.0), max_refinements=0)
-        return replace(objective, step=RelativeStep(RelativeStep().size * self.settings.strength))
+        return strengthened(objective, self.settings.strength)
 
     def _recorded_words(self) -> list[str] | None:
         """Every word of the prompt, and the phrases that are guided; None where there are no phrases."""

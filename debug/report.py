@@ -32,8 +32,9 @@ _EXPLAINED: Final = (
 )
 _NUMBERS: Final = (
     "A map shows, for each place of the image, the share of attention that the word gets there, averaged "
-    "over heads and layers. Peak: the highest share. Mass: the mean share. Entropy: how widely it is spread, in "
-    "bits. Centre and spread: where it lies, and how far from there, with the image's sides of length 1. "
+    "over heads and layers. Peak: the highest share. Mass: the mean share. Entropy: how widely it is "
+    "spread, in bits. Centre and spread: where it lies, and how far from there, with the image's sides of "
+    "length 1. "
     "Strongest rival: what else of the prompt has most attention where the word looks, and the word's own "
     "there. CLIP relevance and classifier relevance: what those models looked at in the finished image."
 )
@@ -72,7 +73,7 @@ def report(
 def _page(parts: Sequence[Part], title: str, differences: Sequence[Mapping[str, str]]) -> str:
     style = _resource("report.css") + _backgrounds(parts)
     script = _resource("report.js")
-    return _template().render(
+    page: str = _template().render(
         parts=parts,
         title=title,
         differences=differences,
@@ -85,6 +86,7 @@ def _page(parts: Sequence[Part], title: str, differences: Sequence[Mapping[str, 
         explained=_EXPLAINED,
         numbers=_NUMBERS,
     )
+    return page.lstrip()
 
 
 def _backgrounds(parts: Sequence[Part]) -> str:

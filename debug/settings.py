@@ -15,7 +15,7 @@ from .errors import AttemptError
 
 LARGEST_SEED: Final = 2**63 - 1
 MOST_STEPS: Final = 1000
-STRONGEST: Final = 10.0
+STRONGEST: Final = 20.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class AttemptSettings:
         steps: denoising steps, 1 to 1000.
         guidance_scale: of classifier-free guidance, 0 to 100; None for the model's default (5 embedded,
             7.5 else).
-        strength: how far guidance moves, 0 to 10: it multiplies the step of `RelativeStep()`. 0 only looks.
+        strength: how far guidance moves, 0 to 20: it multiplies the length of its step. 0 only looks.
         scheduler: a name of `pipelines.choices.SCHEDULERS`, or None for the model's own.
         size: (width, height) in pixels, or None for the model's own.
         negative_prompt: what to keep away from.
@@ -51,9 +51,9 @@ class AttemptSettings:
     negative_prompt: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("words", "size"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))
+        words = (self.words,) if isinstance(self.words, str) else self.words
+        object.__setattr__(self, "words", None if words is None else tuple(words))
+        object.__setattr__(self, "size", None if self.size is None else tuple(self.size))
         _check_texts(self)
         _check_number("seed", self.seed, 0, LARGEST_SEED, whole=True)
         _check_number("steps", self.steps, 1, MOST_STEPS, whole=True)
@@ -109,7 +109,9 @@ class AttemptSettings:
                 f"settings are a prompt and any of {', '.join(known[1:])}; got "
                 f"{', '.join(map(str, data)) or 'nothing'}"
             )
-        return cls(**data)
+        return cls(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        )
 
 
 def _check_texts(settings: AttemptSettings) -> None:

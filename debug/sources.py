@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..explain import Verdict
 from ..guidance import AttentionRecord, GuidedRun, Span
+from ..guidance.measures import WordMeasures
 from .attempt import Attempt, Drawn
 from .errors import ReportError
 
@@ -51,6 +53,11 @@ class Source:
         labels = {span.label for span in recorded}
         others = tuple(span for span in self.guided if span.label not in labels)
         return tuple(sorted((*recorded, *others), key=lambda span: span.indices))
+
+    @cached_property
+    def measures(self) -> dict[str, WordMeasures]:
+        """The numbers of every recorded word's map, by its label."""
+        return {} if self.record is None else self.record.measures(self.index)
 
     def mean_map(self, label: str) -> Float[Tensor, "height width"] | None:
         """Where the word looked, on average over what was recorded, else at the last probe."""

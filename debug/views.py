@@ -36,6 +36,7 @@ class WordSide:
     numbers: Mapping[str, str]
     opinions: tuple[Opinion, ...]
     evidence: tuple[Map, ...] = ()
+    scores: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str | None:
@@ -117,7 +118,9 @@ def part(entry: Entry, stride: int = 1) -> Part:
         loss_rows=rows,
         loss_columns=columns,
         step_names=tuple(_step_name(entry.sources[0], step, steps) for step in shown),
-        omitted=f"Every {stride}. step is shown, to keep this file small." if stride > 1 and shown else "",
+        omitted=f"Every {_ordinal(stride)} step is shown, to keep this file small."
+        if stride > 1 and shown
+        else "",
         settings={name.replace("_", " "): told(value) for name, value in entry.settings.items()},
         command=entry.command,
         versions=dict(entry.versions),
@@ -182,6 +185,7 @@ def _word(entry: Entry, label: str, guided: bool, shown: Sequence[int]) -> WordV
             _numbers(source, label),
             tuple(opinions(source, label)),
             tuple(evidence(source, label)),
+            scores(source, label),
         )
         for source, mean, run in zip(entry.sources, means, runs, strict=True)
     )
@@ -209,21 +213,19 @@ def _step_map(
 
 
 def _numbers(source: Source, label: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    if source.record is not None and source.mean_map(label) is not None:
-        own = source.record.measures(source.index).get(label)
-        if own is not None:
-            found |= {
-                "peak": f"{own.peak:.3f}",
-                "mass": f"{own.mass:.3f}",
-                "entropy": f"{own.entropy:.2f} bits",
-                "centre": f"{own.centre[0]:.2f} down, {own.centre[1]:.2f} across",
-                "spread": f"{own.spread:.2f}",
-            }
-            rival = source.record.thief(label, source.index, specials=False)
-            if rival is not None:
-                found["strongest rival"] = f"{rival.token.label}: {rival.share:.3f}, own {rival.own:.3f}"
-    return found | scores(source, label)
+    own = source.measures.get(label)
+    if own is None or source.record is None:
+        return {}
+    found = {
+        "peak": f"{own.peak:.3f}",
+        "mass": f"{own.mass:.3f}",
+        "entropy": f"{own.entropy:.2f} bits",
+        "centre": f"{own.centre[0]:.2f} down, {own.centre[1]:.2f} across",
+        "spread": f"{own.spread:.2f}",
+    }
+    rival = source.record.thief(label, source.index, specials=False)
+    told = None if rival is None else f"{rival.token.label}: {rival.share:.3f}, own {rival.own:.3f}"
+    return found if told is None else found | {"strongest rival": told}
 
 
 def _losses(entry: Entry) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
@@ -288,6 +290,11 @@ def _notes(entry: Entry) -> list[str]:
         skipped = [step for step in source.run.steps if step.skipped] if source.run is not None else []
         notes += [f"{source.name}, step {step.index + 1}: {step.skipped}." for step in skipped]
     return notes
+
+
+def _ordinal(number: int) -> str:
+    ending = {2: "nd", 3: "rd"}.get(number, "th")
+    return f"{number}{ending}"
 
 
 def told(value: Any) -> str:

@@ -102,6 +102,11 @@ class GuidedRun:
             "versions": dict(self.versions),
         }
 
+    def _repr_html_(self) -> str:
+        from .run_html import html_of
+
+        return html_of(self)
+
 
 def described(value: Any) -> Any:
     """A setting in types that JSON knows: a frozen value by its name and fields, a function by its name."""
