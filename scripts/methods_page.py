@@ -70,9 +70,12 @@ class Page:
     @property
     def names(self) -> Mapping[str, Any]:
         """All of it by name."""
-        asked = ("has", "section", "overall", "pictures", "plot", "value", "less", "beats", "best", "wins")
+        asked = (
+            "has", "count", "section", "overall", "differences", "pictures", "plot", "value", "less", "beats",
+            "best", "wins",
+        )  # fmt: skip
         own = {name: getattr(self, name) for name in asked}
-        return {**own, "studies": list(self.summaries), "legend": LEGEND, "count": self.count}
+        return {**own, "studies": list(self.summaries), "legend": LEGEND}
 
     def has(self, study: str) -> bool:
         """Whether the study was made."""
@@ -92,12 +95,17 @@ class Page:
         parts.append("Protocols:\n\n" + "\n".join(_protocols(each)))
         return "\n\n".join(parts)
 
-    def overall(self) -> str:
-        """For each method: where it beats every control, where nothing is better, its mean rank."""
-        names = dict.fromkeys(row.method for each in self.summaries.values() for row in each.rows)
+    def overall(self, *studies: str) -> str:
+        """For each method: where it beats every control, where nothing is better, its mean rank.
+
+        Args:
+            studies: that count; none for all.
+        """
+        counted = [self._of(name) for name in studies or self.summaries]
+        names = dict.fromkeys(row.method for each in counted for row in each.rows)
         lines = [_line(["method", "beats every control", "best, or not worse", "mean rank"])]
         lines.append(_line(["---"] * 4))
-        rows = [(name, *self._stand(name)) for name in names if name not in CONTROLS]
+        rows = [(name, *_stand(name, counted)) for name in names if name not in CONTROLS]
         for name, won, good, count, rank in sorted(rows, key=lambda row: row[4]):
             lines.append(_line([name, f"{won} of {count}", f"{good} of {count}", f"{rank:.2f}"]))
         return "\n".join(lines) + "\n\nA mean rank of 0 is the best method of every test, 1 the worst."
@@ -140,20 +148,20 @@ class Page:
         """The best method of a test."""
         return self._compared(study, test).best
 
-    def wins(self, method: str) -> str:
-        """In how many of all tests it beats every control beyond the interval."""
-        won, _, count, _ = self._stand(method)
+    def wins(self, method: str, *studies: str) -> str:
+        """In how many tests (of all studies, or of these) it beats every control beyond the interval."""
+        won, _, count, _ = _stand(method, [self._of(name) for name in studies or self.summaries])
         return f"{won} of {count}"
 
-    def _stand(self, method: str) -> tuple[int, int, int, float]:
-        won, good, ranks = 0, 0, []
-        for each in self.summaries.values():
-            row = next((row for row in each.rows if row.method == method), None)
-            for cell in row.cells if row else ():
-                if cell is not None:
-                    won, good = won + cell.beats, good + cell.best
-                    ranks.append(cell.rank)
-        return won, good, len(ranks), float(np.mean(ranks)) if ranks else np.nan
+    def differences(self, method: str, others: Sequence[str], studies: Sequence[str]) -> str:
+        """A table of one method less each of the others, in every test; **bold** beyond the interval."""
+        lines = [_line(["study, test", *(f"{method} less {other}" for other in others)])]
+        lines.append(_line(["---"] * (len(others) + 1)))
+        for study in studies:
+            for test, compared in self._of(study).comparisons.items():
+                cells = [_apart(compared.less(method, other)) for other in others]
+                lines.append(_line([f"{study}, {test}: {compared.figure}", *cells]))
+        return "\n".join(lines)
 
     def _of(self, study: str) -> Summary:
         if study not in self.summaries:
@@ -173,6 +181,19 @@ class Page:
             folder.mkdir(parents=True, exist_ok=True)
             place = Path(shutil.copy(each.path, folder / each.path.name))
         return f"![{each.caption}]({place.relative_to(self.path.parent).as_posix()})"
+
+
+def _stand(method: str, counted: Sequence[Summary]) -> tuple[int, int, int, float]:
+    """Tests in which it beats every control, in which nothing is better, all of them, its mean rank."""
+    rows = [row for each in counted for row in each.rows if row.method == method]
+    cells = [cell for row in rows for cell in row.cells if cell is not None]
+    rank = float(np.mean([cell.rank for cell in cells])) if cells else np.nan
+    return sum(cell.beats for cell in cells), sum(cell.best for cell in cells), len(cells), rank
+
+
+def _apart(found: Estimate) -> str:
+    text = f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+    return f"**{text}**" if found.low > 0 or found.high < 0 else text
 
 
 def _table(each: Summary) -> str:

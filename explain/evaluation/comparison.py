@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
 
@@ -100,6 +100,7 @@ class Comparison:
     figure: str
     rows: Mapping[str, Rows]
     groups: tuple[float, ...] | None = None
+    _known: dict[tuple[str, ...], Estimate] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len({len(each) for each in self.rows.values()}) != 1:
@@ -120,11 +121,11 @@ class Comparison:
 
     def value(self, name: str) -> Estimate:
         """The mean of one method."""
-        return mean(self._of(name), self.groups)
+        return self._once((name,), lambda: mean(self._of(name), self.groups))
 
     def less(self, name: str, other: str) -> Estimate:
         """The mean of one method less that of another, paired."""
-        return paired(self._of(name), self._of(other), self.groups)
+        return self._once((name, other), lambda: paired(self._of(name), self._of(other), self.groups))
 
     def beats(self, name: str, others: Sequence[str] | None = None) -> bool:
         """Whether it is better than each of the others beyond the interval; None: than every control."""
@@ -161,6 +162,12 @@ class Comparison:
             ]
         told = {"figure": self.figure, "differences": "paired over the same rows; bootstrap, percentiles"}
         return Table(title, told, tuple(entries))
+
+    def _once(self, key: tuple[str, ...], make: Callable[[], Estimate]) -> Estimate:
+        """Everything here asks for the same few estimates, and each is a bootstrap."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
     def _of(self, name: str) -> Rows:
         if name not in self.rows:

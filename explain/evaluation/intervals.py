@@ -60,14 +60,18 @@ def mean(values: Float[np.ndarray, "row"], groups: Sequence[Any] | None = None) 
     if groups is None and np.isin(values[there], (0, 1)).all():
         return share(values[there] == 1)
     if groups is None:
-        ones = np.ones(int(there.sum()))
-        return pooled(values[there][:, None], ones[:, None])
+        return _plain_mean(values[there])
     kept = [group for group, use in zip(groups, there, strict=True) if use]
     names = {name: index for index, name in enumerate(dict.fromkeys(kept))}
     places = np.array([names[group] for group in kept], dtype=int)
     sums = np.bincount(places, values[there], len(names))
     found = pooled(sums[:, None], np.bincount(places, minlength=len(names)).astype(float)[:, None])
     return Estimate(found.value, found.low, found.high, len(kept))
+
+
+def _plain_mean(values: Float[np.ndarray, "row"]) -> Estimate:
+    """Always by bootstrap; a sample's counts add up to the number of rows."""
+    return bootstrap(lambda weights: weights @ values / len(values), len(values))
 
 
 def pooled(
@@ -115,7 +119,8 @@ def paired(
     Args:
         groups: as in `mean`.
     """
-    return mean(values - others, range(len(values)) if groups is None else groups)
+    apart = values - others
+    return _plain_mean(apart[~np.isnan(apart)]) if groups is None else mean(apart, groups)
 
 
 def bootstrap(statistic: Statistic, n: int, draws: int = DRAWS) -> Estimate:

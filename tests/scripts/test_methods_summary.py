@@ -100,7 +100,8 @@ def test_a_frame_looks_figures_up(tmp_path: Path) -> None:
         '{{ value("stand-in", "agreement", "good ~ fair", "Spearman") }}\n'
         '{{ less("stand-in", "pointing", "good", "fair") }} {{ best("stand-in", "pointing") }}\n'
         '{{ beats("stand-in", "pointing", "poor") }} {{ beats("stand-in", "pointing", "good", "fair") }}\n'
-        '{{ wins("fair") }} {{ count("stand-in") }} {{ has("other") }}\n{{ plot("stand-in", "figures") }}',
+        '{{ wins("fair") }} {{ count("stand-in") }} {{ has("other") }}\n{{ plot("stand-in", "figures") }}\n'
+        '{{ differences("fair", ["good", "random"], ["stand-in"]) }}',
     ).splitlines()
 
     value = compared.value("good")
@@ -112,6 +113,9 @@ def test_a_frame_looks_figures_up(tmp_path: Path) -> None:
     assert text[3] == "False True"
     assert text[4] == f"1 of 1 {COUNT} False"
     assert text[5] == "![all figures](drawn/stand-in-figures.png)"
+    assert text[6] == "| study, test | fair less good | fair less random |"
+    assert text[8].startswith("| stand-in, pointing: pointing | **-0.")
+    assert text[8].count("**") == 4
 
 
 @pytest.mark.parametrize(
