@@ -79,7 +79,7 @@ def classifier_attack(
     methods: Sequence[Method] | None = None, seed: int = samples.SEED,
 ) -> Study:  # fmt: skip
     """The softmax classifier on scenes of one subject, by the masked attack."""
-    attack = MaskedAttack(Patches(GRID), samples.MEAN, samples.STD, step=8 / 255, cap=8)
+    attack = MaskedAttack(Patches(GRID), samples.MEAN, samples.STD, (0.25,), step=8 / 255, cap=8)
     base = classifier(count, device, dtype, methods or _faster(), seed)
     return replace(base, name="classifier-attack", tests=(AttackTest(attack),))
 
