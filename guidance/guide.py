@@ -135,9 +135,9 @@ class GuidedCall:
             Prober(objective, self.pipe.tokenizer, prompts, spans, repeats)
             for objective in (self.objective, self.objective.for_start())
         )
-        self.spans = self.prober.spans
         for prober in (self.prober, self.starter):
             prober.layers(self.pipe.unet, self.found_layers)  # refuses what the model does not have
+        self.spans = self.prober.spans
 
     @contextmanager
     def attached(self) -> Iterator[None]:
