@@ -56,6 +56,7 @@ def save(path: Path, summaries: Sequence[Summary], drawn: Sequence[Picture]) -> 
     except (jinja2.TemplateError, InputError) as problem:
         raise UsageError(f"the frame {frame} cannot be filled: {problem}") from problem
     path.parent.mkdir(parents=True, exist_ok=True)
+    page.copy_shown(made)
     path.write_text(made.rstrip() + "\n", encoding="utf-8")
     return path
 
@@ -174,13 +175,21 @@ class Page:
             raise InputError(f'"{study}" has no test "{test}" with a main figure; it has: {", ".join(found)}')
         return found[test]
 
+    def copy_shown(self, text: str) -> None:
+        """Copy the pictures that the text shows and that lie elsewhere."""
+        for each in self.drawn:
+            place = self._place(each)
+            if place != each.path and self._shown(each) in text:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(each.path, place)
+
+    def _place(self, each: Picture) -> Path:
+        if each.path.is_relative_to(self.path.parent):
+            return each.path
+        return self.path.with_suffix("") / each.path.name
+
     def _shown(self, each: Picture) -> str:
-        place = each.path
-        if not place.is_relative_to(self.path.parent):
-            folder = self.path.with_suffix("")
-            folder.mkdir(parents=True, exist_ok=True)
-            place = Path(shutil.copy(each.path, folder / each.path.name))
-        return f"![{each.caption}]({place.relative_to(self.path.parent).as_posix()})"
+        return f"![{each.caption}]({self._place(each).relative_to(self.path.parent).as_posix()})"
 
 
 def _stand(method: str, counted: Sequence[Summary]) -> tuple[int, int, int, float]:
