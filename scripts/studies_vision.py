@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from heedful.emoji import samples_vision as samples
@@ -49,6 +49,7 @@ PATCH: Final = 8
 GRID: Final = (samples.SIDE // PATCH, samples.SIDE // PATCH)
 BLACK: Final = Colour((0.0, 0.0, 0.0), samples.MEAN, samples.STD)
 STEPS_DELETED: Final = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+_DROPS: Final[tuple[Literal["probability", "logit"], ...]] = ("probability", "logit")
 STEPS_BY_TEXT: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _SLOW: Final = ("smoothgrad", "integrated_gradients", "occlusion", "flow")
 """Methods that take most of the time together; only the first study has them by default."""
@@ -213,18 +214,34 @@ def blank_out_fills(
     count: int | None = None, device: str | None = None, dtype: torch.dtype | None = None,
     methods: Sequence[Method] | None = None, seed: int = samples.SEED,
 ) -> Study:  # fmt: skip
-    """Blank-out on the classifier with several fills: how far its answer depends on what a patch becomes."""
-    chosen = methods or (*_faster(), Method("occlusion by gray", "occlusion"))
-    base = classifier(count or FILLS_COUNT, device, dtype, chosen, seed)
+    """Blank-out on one subject by several fills: how far its answer depends on what a patch becomes."""
+    base = classifier(count or FILLS_COUNT, device, dtype, methods or _for_fills(), seed)
+    return replace(base, name="blank-out-fills", tests=_fills("the drawn subject"))
+
+
+def blank_out_fills_pairs(
+    count: int | None = None, device: str | None = None, dtype: torch.dtype | None = None,
+    methods: Sequence[Method] | None = None, seed: int = samples.SEED,
+) -> Study:  # fmt: skip
+    """The same on two subjects, of which the other one speaks against the one that is asked for."""
+    base = classifier_pairs(count or FILLS_COUNT, device, dtype, methods or _for_fills(), seed)
+    return replace(base, name="blank-out-fills-pairs", tests=_fills("the subject that is asked for"))
+
+
+def _for_fills() -> tuple[Method, ...]:
+    signed = (Method(f"{rule}, signed", rule, {"signed": True}) for rule in ("generic", "libra", "legrad"))
+    return (*_faster(), *signed, Method("occlusion by gray", "occlusion"))
+
+
+def _fills(label: str) -> tuple[Test, ...]:
     fills = {"black": BLACK, "gray": Colour(), "blurred": Blur(5.0)}
-    tests = tuple(
+    return tuple(
         BlankOutTest(
-            BlankOut(Patches(GRID, fill), together=128, of=of, label="the drawn subject"), name=f"{name}-{of}"
+            BlankOut(Patches(GRID, fill), together=128, of=of, label=label), name=f"{name}-{of}"
         )
         for name, fill in fills.items()
-        for of in ("probability", "logit")
-    )
-    return replace(base, name="blank-out-fills", tests=tests)
+        for of in _DROPS
+    )  # fmt: skip
 
 
 def _classifier_tests() -> tuple[Test, ...]:
@@ -324,6 +341,7 @@ STUDIES: Final[Mapping[str, Callable[..., Study]]] = {
     "classifier-pairs": classifier_pairs,
     "judge-pairs": judge_pairs,
     "blank-out-fills": blank_out_fills,
+    "blank-out-fills-pairs": blank_out_fills_pairs,
     "clip": clip,
     "clip-pairs": clip_pairs,
     **{f"tokens-{side}": tokens(side) for side in SIDES},
