@@ -200,13 +200,13 @@ def _compared(found: dict[str, Any], seconds: dict[str, float], steps: int) -> l
     about = f"embedded pipeline, {steps} steps, {len(mean.layers)} layers"
     package = f"attention-map-diffusers {version('attention-map-diffusers')}"
     return [
-        _line(f"{about}: largest difference of a word's map to {package}, any step, layer", f"{apart:.1e}"),
+        _line(f"{about}: largest difference of a word's map to {package}, any step, layer", _small(apart)),
         _line(f"{about}: time beyond plain sampling, our means", f"{over['mean']:+.1f} %"),
-        _line(f"{about}: our maps by step and layer", f"{over['resolved']:+.1f} %"),
-        _line(f"{about}: {package}, all steps, with `compute()`", f"{over['theirs']:+.1f} %"),
+        _line(f"{about}: time beyond it, our maps by step and layer", f"{over['resolved']:+.1f} %"),
+        _line(f"{about}: time beyond it, {package}, all steps, with `compute()`", f"{over['theirs']:+.1f} %"),
         _line(f"{about}: bytes held, our means", _size(mean_bytes)),
-        _line(f"{about}: our maps by step and layer", _size(our_bytes)),
-        _line(f"{about}: {package}, all steps, its own count of its peak", _size(their_bytes)),
+        _line(f"{about}: bytes held, our maps by step and layer", _size(our_bytes)),
+        _line(f"{about}: bytes held, {package}, all steps, its own count of its peak", _size(their_bytes)),
     ]
 
 
@@ -247,6 +247,10 @@ def _largest_difference(ours: AttentionRecord, theirs: Any) -> float:
             largest, compared = max(largest, float((mine - other).abs().max())), compared + 1
     assert compared == len(ours.spans[0]) * len(ours.steps) * len(ours.layers)
     return largest
+
+
+def _small(difference: float) -> str:
+    return f"{difference:.1e}" if difference else "0, bit for bit"
 
 
 def _size(count: int) -> str:
