@@ -5,13 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Final
 
-import torch
-
 from .page_draw import DrawTab
 from .page_explain import ExplainTab
 from .page_jobs import Worker
 from .page_reports import lent
-from .page_services import Pipelines, Services
+from .page_services import Services
 from .page_shared import Shared, part, style
 
 with suppress(ImportError):
@@ -24,22 +22,14 @@ INTRODUCTION: Final = (
 )
 
 
-def make_worker(services: Services, threads: int | None) -> tuple[Worker, Pipelines]:
-    """The worker, which loads the first model at once; `threads` is how many a sum is split over."""
-    worker = Worker(lambda: None if threads is None else torch.set_num_threads(threads))
-    pipelines = Pipelines(services.load)
-    worker.submit(lambda _: pipelines(services.model))  # so that the first prompt need not wait for it
-    return worker, pipelines
-
-
-def make_page(services: Services, shared: Shared, pipelines: Pipelines) -> Any:
+def make_page(services: Services, shared: Shared) -> Any:
     """The page, as gradio's blocks."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         part(INTRODUCTION)
         with gr.Tab("Draw", id="draw-tab"):
-            DrawTab(shared, pipelines, services.model)
+            DrawTab(shared, services)
         with gr.Tab("Explain", id="explain-tab"):
-            ExplainTab(shared, services.explain)
+            ExplainTab(shared, services)
 
         def left(request: gr.Request) -> None:
             shared.sessions.close(str(request.session_hash))
@@ -48,7 +38,7 @@ def make_page(services: Services, shared: Shared, pipelines: Pipelines) -> Any:
     return page
 
 
-def make_app(services: Services, worker: Worker, pipelines: Pipelines) -> Any:
+def make_app(services: Services, worker: Worker) -> Any:
     """The page as an ASGI application, with its reports beside it."""
     from fastapi import FastAPI
     from fastapi.responses import Response
@@ -74,7 +64,7 @@ def make_app(services: Services, worker: Worker, pipelines: Pipelines) -> Any:
     )
     return gr.mount_gradio_app(
         app,
-        make_page(services, shared, pipelines),
+        make_page(services, shared),
         path="/",
         footer_links=[],
         run_history=False,

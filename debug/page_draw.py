@@ -11,7 +11,7 @@ from . import page_views as views
 from .attempt import Attempt, attempt
 from .page_forms import OWN, asked_settings
 from .page_jobs import Job
-from .page_services import EMBEDDED, Pipelines
+from .page_services import EMBEDDED, Services
 from .page_sessions import Session
 from .page_shared import Shared, failure, part, run
 from .settings import AttemptSettings
@@ -29,11 +29,11 @@ TITLES = {
 class DrawTab:
     """The tab's parts, and what happens when they are used; made within a `gr.Blocks`."""
 
-    def __init__(self, shared: Shared, pipelines: Pipelines, model: str | None) -> None:
-        self.shared, self.pipelines = shared, pipelines
+    def __init__(self, shared: Shared, services: Services) -> None:
+        self.shared, self.load = shared, services.load
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                self._make_form(model or EMBEDDED)
+                self._make_form(services.model or EMBEDDED)
             with gr.Column(scale=5, min_width=420):
                 self._make_results()
         self._make_history()
@@ -155,7 +155,7 @@ class DrawTab:
 
         def work(job: Job) -> Attempt:
             job.tell("loading the model", 0, 0)
-            pipe = self.pipelines(settings.model)
+            pipe = self.load(settings.model)
             return attempt(pipe, settings, watch=_titled(job), cancelled=job.cancelled)
 
         def kept(found: Attempt) -> dict[Any, Any]:
@@ -167,13 +167,14 @@ class DrawTab:
         for update in run(self.shared.worker, session, work, kept, self.status):
             yield {**update, self.cancel: gr.update(interactive=session.job is not None)}
 
-    def on_cancel(self, request: gr.Request) -> str:
-        """Ask the tab's job to stop."""
+    def on_cancel(self, request: gr.Request) -> Any:
+        """Ask the tab's job to stop; who follows it tells when it has."""
         job = self.shared.session(request).job
         if job is None or job.ended:
             return views.notice("Nothing is being drawn.")
         job.cancel()
-        return views.notice("Stopping …")
+        job.tell("stopping", 0, 0)
+        return gr.skip()  # what is written here could come after the news that it has stopped
 
     def on_word(self, event: gr.EventData, request: gr.Request) -> list[Any]:
         """Show another word's attention."""

@@ -13,7 +13,7 @@ from . import page_views as views
 from .errors import PageError
 from .page_forms import CLASSES, TEXTS, asked_question, flattened
 from .page_jobs import Job
-from .page_services import EMBEDDED, Answer, Question
+from .page_services import EMBEDDED, Answer, Question, Services
 from .page_sessions import Session
 from .page_shared import Shared, failure, part, run
 
@@ -26,8 +26,8 @@ METHOD, QUERIED = "generic", "raw_attention"
 class ExplainTab:
     """The tab's parts, and what happens when they are used; made within a `gr.Blocks`."""
 
-    def __init__(self, shared: Shared, explain: Callable[[Question], Answer]) -> None:
-        self.shared, self.explain = shared, explain
+    def __init__(self, shared: Shared, services: Services) -> None:
+        self.shared, self.explain = shared, services.explain
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 self._make_form()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import socket
 import tempfile
@@ -43,10 +44,15 @@ def quiet_gradio() -> Iterator[None]:
 
     Must be entered before gradio is imported: it reads both then.
     """
+    before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="heedful-debug-") as folder:
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        yield
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        try:
+            yield
+        finally:
+            for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
+                del os.environ[name]
+            os.environ |= {name: before[name] for name in before if name not in os.environ}
 
 
 def listen(port: int) -> socket.socket:
@@ -77,6 +83,11 @@ def serve(app: Any, bound: socket.socket, started: Callable[[], None]) -> None:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
             started()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Every open page holds a stream; that these break now is no error to tell of.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets=sockets)
 
     # Another site's name could be made to point here; its pages must not read ours.
     guarded = TrustedHostMiddleware(Guarded(app), allowed_hosts=[HOST, "localhost"])

@@ -49,7 +49,7 @@ class Services:
     """What the page is given.
 
     Attributes:
-        load: the pipeline of a model (a folder or a hub id; None for the embedded one).
+        load: the pipeline of a model (a folder or a hub id; None for the embedded one), such as `Pipelines`.
         explain: the answer to a question about an image.
         model: the model that a new tab begins with.
     """

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from ..debug import page_server as server
 from ..debug.errors import PageError
-from ..debug.page_services import Answer, Question, Services
+from ..debug.page_jobs import Worker
+from ..debug.page_services import Answer, Pipelines, Question, Services
 from . import explain, generate
 from .explain_settings import ExplainSettings
 from .settings import GenerateSettings, Request, UsageError
@@ -54,10 +56,14 @@ def carry_out(settings: DebugSettings, told: Callable[[str], None]) -> None:
 def _serve(settings: DebugSettings, threads: int | None, bound: Any, started: Callable[[], None]) -> None:
     from ..debug import page  # brings gradio, which must not be imported before it was quietened
 
-    services = Services(_loader(settings), _explainer(settings), settings.model)
-    worker, pipelines = page.make_worker(services, threads)
+    pipelines = Pipelines(_loader(settings))
+    worker = Worker(lambda: torch.set_num_threads(threads or torch.get_num_threads()))
     try:
-        server.serve(page.make_app(services, worker, pipelines), bound, started)
+        first = worker.submit(lambda _: pipelines(settings.model))
+        if settings.model is not None:
+            first.result()  # a name that was typed wrongly shows here, and not in the page
+        services = Services(pipelines, _explainer(settings), settings.model)
+        server.serve(page.make_app(services, worker), bound, started)
     finally:
         worker.close()
 

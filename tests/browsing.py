@@ -10,7 +10,7 @@ from typing import Any
 from playwright.sync_api import Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds until a page that does not answer has failed: machines are busy at times."""
 
 

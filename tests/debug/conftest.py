@@ -28,7 +28,9 @@ def browser() -> Iterator[Browser]:
             pytest.fail(told)
         pytest.skip(told)
     with sync_playwright() as played:
-        made = played.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=PATIENCE * 1000)
+        made = played.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"], timeout=PATIENCE * 1000
+        )
         yield made
         made.close()
 
@@ -67,9 +69,9 @@ def _announced(server: subprocess.Popen[bytes], told: Path, errors: Path) -> str
     raise AssertionError(f"the server did not begin: {errors.read_text()}")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser of its own for one test."""
+    """A window for all tests: the page's own scripts are loaded once, each tab has a session of its own."""
     made = browser.new_context(viewport={"width": 1300, "height": 900}, accept_downloads=True)
     yield made
     made.close()
@@ -82,4 +84,5 @@ def tab(context: BrowserContext, address: str) -> Iterator[Tab]:
     opened.page.goto(address)
     opened.page.get_by_label("Prompt", exact=True).wait_for()
     yield opened
+    opened.page.close()
     assert opened.wrongs == []

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import Tab
+from browsing import PATIENCE, Tab
+from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 pytestmark = pytest.mark.browser
 
 STEPS = 4
-WAIT = 120_000
+WAIT = PATIENCE * 1000
 
 
 def draw(page: Page, prompt: str, *, steps: int = STEPS, seed: int = 0) -> None:
@@ -22,6 +22,17 @@ def draw(page: Page, prompt: str, *, steps: int = STEPS, seed: int = 0) -> None:
     page.locator("input[aria-label='number input for Steps']").fill(str(steps))
     page.get_by_label("Seed", exact=True).fill(str(seed))
     page.get_by_role("button", name="Draw", exact=True).click()
+
+
+def draw_slowly(page: Page) -> None:
+    """Ask for what takes long, and wait until it has begun."""
+    size = page.get_by_label("Width x height")
+    if not size.is_visible():
+        page.get_by_role("button", name="Size, negative prompt").click()
+    size.fill("256x256")
+    draw(page, "a cat and a frog", steps=100)
+    expect(page.locator("#status")).to_contain_text(re.compile(r"image, \d+ of 100"), timeout=WAIT)
+    size.fill("")
 
 
 def drawn(page: Page, number: int = 1) -> None:
@@ -76,8 +87,7 @@ def test_attempts_are_remembered_shown_again_and_compared(tab: Tab) -> None:
 
 def test_cancel_stops_the_drawing_and_the_next_one_is_drawn(tab: Tab) -> None:
     page = tab.page
-    draw(page, "a cat and a frog", steps=100)
-    expect(page.locator("#status")).to_contain_text(re.compile(r"image, \d+ of 100"), timeout=WAIT)
+    draw_slowly(page)
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#status")).to_contain_text("Cancelled; nothing was kept", timeout=WAIT)
 
@@ -86,54 +96,44 @@ def test_cancel_stops_the_drawing_and_the_next_one_is_drawn(tab: Tab) -> None:
     drawn(page)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "told"),
-    [("   ", "the prompt is empty"), (" ".join(["a cat and a frog"] * 100), "is cut off")],
-    ids=["nothing", "500 words"],
-)
-def test_what_cannot_be_drawn_is_said(tab: Tab, prompt: str, told: str) -> None:
-    draw(tab.page, prompt)
+def test_what_cannot_be_drawn_is_said(tab: Tab) -> None:
+    page, long = tab.page, " ".join(["a cat and a frog"] * 100)
+    for prompt, told in (("   ", "the prompt is empty"), (long, "is cut off")):
+        draw(page, prompt)
+        expect(page.locator("#status [role=alert]")).to_contain_text(told, timeout=WAIT)
+    expect(page.locator("#pair img")).to_have_count(0)
 
-    expect(tab.page.locator("#status [role=alert]")).to_contain_text(told, timeout=WAIT)
-    expect(tab.page.locator("#pair img")).to_have_count(0)
-
-
-def test_a_long_prompt_is_drawn_for_the_words_that_are_named(tab: Tab) -> None:
-    tab.page.get_by_label("Words that must not be neglected").fill("cat")
-    draw(tab.page, " ".join(["a cat and a frog"] * 100))
-    drawn(tab.page)
-
-    expect(tab.page.locator("#status")).to_contain_text("did not read the prompt's last words")
+    page.get_by_label("Words that must not be neglected").fill("cat")
+    draw(page, long)
+    drawn(page)
+    expect(page.locator("#status")).to_contain_text("did not read the prompt's last words")
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
+def test_hostile_prompts_are_shown_as_they_are(tab: Tab) -> None:
+    page = tab.page
+    page.get_by_label("Words that must not be neglected").fill("cat")
+    prompts = (
         "a cat <script>alert('cat')</script> and <img src=x onerror=alert(1)>",
         "a \"cat\" & 'frog' \\ {{ 7 * 7 }} ${alert(1)} `frog`",
         "🐸 a cat 👩‍👩‍👧 \u202egorf",
-    ],
-    ids=["markup", "quotes", "emoji"],
-)
-def test_hostile_prompts_are_shown_as_they_are(tab: Tab, prompt: str) -> None:
-    page = tab.page
-    tab.page.get_by_label("Words that must not be neglected").fill("cat")
-    draw(page, prompt)
-    drawn(page)
-    page.locator("#words").get_by_role("button", name="cat").first.click()
-    expect(page.locator("#pair")).to_contain_text("attention of “cat”")
-
-    assert page.locator("#history script, #words script, #history img[src=x]").count() == 0
-    shown = page.locator("#history li").inner_text()
-    assert prompt.replace("\u202e", "\\u202e")[:20] in shown
+    )
+    for number, prompt in enumerate(prompts, start=1):
+        draw(page, prompt, steps=2)
+        drawn(page, number)
+        page.locator("#words").get_by_role("button", name="cat").first.click()
+        expect(page.locator("#pair")).to_contain_text("attention of “cat”")
+        shown = page.locator("#history li").first.inner_text()
+        assert prompt.replace("\u202e", "\\u202e") in shown
+    assert page.locator("#history script, #words script, #comparison script, img[src=x]").count() == 0
 
 
-def test_two_tabs_have_their_own_histories_and_wait_for_each_other(tab: Tab, context: BrowserContext) -> None:
+def test_two_tabs_have_their_own_histories_and_one_that_closes_stops_its_drawing(
+    tab: Tab, context: BrowserContext
+) -> None:
     other = Tab(context.new_page(), tab.address).watched()
     other.page.goto(tab.address)
     other.page.get_by_label("Prompt", exact=True).wait_for()
-    draw(tab.page, "a cat and a frog", steps=60)
-    expect(tab.page.locator("#status")).to_contain_text("of 60", timeout=WAIT)
+    draw_slowly(tab.page)
     draw(other.page, "a red car")
     expect(other.page.locator("#status")).to_contain_text("1 job comes first", timeout=WAIT)
     tab.page.get_by_role("button", name="Cancel").click()
@@ -144,125 +144,101 @@ def test_two_tabs_have_their_own_histories_and_wait_for_each_other(tab: Tab, con
     assert [one.page.locator("#history li").count() for one in (tab, other)] == [1, 1]
     expect(tab.page.locator("#history")).to_contain_text("a dog")
     expect(other.page.locator("#history")).to_contain_text("a red car")
+    draw_slowly(other.page)
+    other.page.close()  # stops what it waits for, or the next would wait long
+    draw(tab.page, "a red car", steps=2)
+    drawn(tab.page, 2)
     assert other.wrongs == []
 
 
-def test_a_closed_tab_stops_its_drawing(tab: Tab, context: BrowserContext) -> None:
-    other = context.new_page()
-    other.goto(tab.address)
-    other.get_by_label("Prompt", exact=True).wait_for()
-    draw(other, "a cat and a frog", steps=100)
-    expect(other.locator("#status")).to_contain_text("of 100", timeout=WAIT)
-    other.close()
-    draw(tab.page, "a dog", steps=2)
-
-    drawn(tab.page)
-
-
-def test_an_image_is_explained_and_a_clicked_patch_shows_what_it_attends_to(tab: Tab) -> None:
+def test_an_uploaded_image_is_explained_by_class(tab: Tab, tmp_path: Path) -> None:
     page = tab.page
+    Image.new("RGBA", (90, 50), (200, 40, 40, 128)).save(tmp_path / "red.png")
     page.get_by_role("tab", name="Explain").click()
     page.locator("#explain").click()
     expect(page.locator("#explain-status [role=alert]")).to_contain_text("there is no image")
-    page.get_by_role("tab", name="Draw").click()
-    draw(page, "a cat and a frog")
+
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "red.png")
+    expect(page.locator("#picture img")).to_have_count(1, timeout=WAIT)
+    page.get_by_label("classes").check()
+    for label, where in (("frog", "#answers figure"), ("unicorn", "#explain-status [role=alert]")):
+        page.get_by_label("One a line").fill(label)
+        page.locator("#explain").click()
+        expect(page.locator(where)).to_contain_text(label, timeout=WAIT)
+
+
+def test_a_drawn_image_is_explained_and_a_clicked_patch_shows_what_it_attends_to(tab: Tab) -> None:
+    page = tab.page
+    draw(page, "a cat and a frog", steps=2)
     drawn(page)
     page.get_by_role("tab", name="Explain").click()
     page.get_by_role("button", name="The guided image").click()
     expect(page.locator("#picture img")).to_have_count(1)
     page.locator("#explain").click()
     expect(page.locator("#answers figure")).to_have_count(2, timeout=WAIT)
+
     page.locator("#picture button").click(position={"x": 5, "y": 5})
     expect(page.locator("#answers")).to_contain_text("row 1, column 1 attends to", timeout=WAIT)
     first = images(page, "#answers")
     page.locator("#picture button").press("ArrowDown")
     page.locator("#picture button").press("Enter")
     expect(page.locator("#answers")).to_contain_text("row 2, column 1 attends to", timeout=WAIT)
-
     assert images(page, "#answers") != first
 
 
-def test_an_uploaded_image_is_explained_by_class(tab: Tab, tmp_path: Path) -> None:
-    from PIL import Image
-
-    Image.new("RGBA", (90, 50), (200, 40, 40, 128)).save(tmp_path / "red.png")
-    page = tab.page
-    page.get_by_role("tab", name="Explain").click()
-    page.locator("#upload input[type=file]").set_input_files(tmp_path / "red.png")
-    expect(page.locator("#picture img")).to_have_count(1, timeout=WAIT)
-    page.get_by_label("classes").check()
-    page.get_by_label("One a line").fill("frog")
-    page.locator("#explain").click()
-    expect(page.locator("#answers figure")).to_have_count(1, timeout=WAIT)
-    expect(page.locator("#answers")).to_contain_text("frog")
-    page.get_by_label("One a line").fill("unicorn")
-    page.locator("#explain").click()
-
-    expect(page.locator("#explain-status [role=alert]")).to_contain_text("unicorn", timeout=WAIT)
-
-
-@pytest.fixture
-def saved(tab: Tab, tmp_path: Path) -> Path:
-    """The report of a drawn prompt, as the browser saved it."""
+def test_the_saved_report_opens_offline_with_and_without_scripts(
+    tab: Tab, browser: Browser, tmp_path: Path
+) -> None:
     draw(tab.page, "a cat and a frog")
     drawn(tab.page)
     with tab.page.expect_download() as download:
         tab.page.get_by_role("link", name="Save the report of attempt 1").click()
     assert download.value.suggested_filename == "heedful-a-cat-and-a-frog-seed-0.html"
     download.value.save_as(tmp_path / "report.html")
-    return tmp_path / "report.html"
+    for scripts in (True, False):
+        context = browser.new_context(offline=True, color_scheme="dark", java_script_enabled=scripts)
+        report = Tab(context.new_page(), (tmp_path / "report.html").as_uri()).watched()
+        report.page.goto(report.address)
+        (read_with_scripts if scripts else read_without_scripts)(report.page)
+        assert report.wrongs == []
+        context.close()
 
 
-@pytest.fixture
-def offline(browser: Browser) -> Iterator[BrowserContext]:
-    made = browser.new_context(offline=True, color_scheme="dark", viewport={"width": 900, "height": 800})
-    yield made
-    made.close()
+def read_with_scripts(page: Page) -> None:
+    """A word is chosen, the slider moves its maps, and the page is dark where the reader's are."""
+    maps = page.locator(".stage .heat")
+    page.get_by_role("radio").nth(1).check()
+    slider = page.locator("input[name=step]")
+    seen = []
+    for key in ("Home", "ArrowRight", "ArrowRight"):
+        slider.press(key)
+        seen.append(tuple(maps.evaluate_all("all => all.map(one => one.src)")))
+
+    assert len({*seen}) == 3
+    assert darkness(page) < 100
 
 
-def test_the_saved_report_opens_offline_and_its_slider_moves_the_maps(
-    saved: Path, offline: BrowserContext
-) -> None:
-    report = Tab(offline.new_page(), saved.as_uri()).watched()
-    report.page.goto(saved.as_uri())
-    slider = report.page.locator("input[type=range]").first
-    before = report.page.locator("img").evaluate_all("all => all.map(one => one.src)")
-    slider.fill(slider.get_attribute("min") or "0")
-    slider.press("ArrowRight")
-
-    assert report.page.locator("img").evaluate_all("all => all.map(one => one.src)") != before
-    ground = report.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert max(int(part) for part in re.findall(r"\d+", ground)[:3]) < 100, (
-        "dark where the reader's pages are"
-    )
-    assert report.wrongs == []
-
-
-def test_the_saved_report_is_whole_without_scripts(saved: Path, browser: Browser) -> None:
-    context = browser.new_context(java_script_enabled=False, offline=True)
-    page = context.new_page()
-    page.goto(saved.as_uri())
-
+def read_without_scripts(page: Page) -> None:
+    """All steps are there, and how to make it again."""
     expect(page.locator("body")).to_contain_text("a cat and a frog")
     expect(page.locator("body")).to_contain_text("heedful generate --seed 0")
     assert page.locator("img").count() > 2 * STEPS
-    context.close()
 
 
-def test_the_page_is_dark_where_the_reader_wants_it(browser: Browser, address: str) -> None:
-    context = browser.new_context(color_scheme="dark")
-    page = context.new_page()
-    page.goto(address)
-    page.get_by_label("Prompt", exact=True).wait_for()
+def darkness(page: Page) -> int:
+    """The brightest channel of the page's ground, 0 to 255."""
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-
-    assert max(int(part) for part in re.findall(r"\d+", ground)[:3]) < 100
-    context.close()
+    return max(int(part) for part in re.findall(r"\d+", ground)[:3])
 
 
-def test_other_names_and_other_tabs_are_not_answered(tab: Tab) -> None:
+def test_the_page_is_dark_where_the_reader_wants_it_and_answers_to_nobody_else(tab: Tab) -> None:
+    assert darkness(tab.page) > 200
+    tab.page.emulate_media(color_scheme="dark")
+    tab.page.reload()
+    tab.page.get_by_label("Prompt", exact=True).wait_for()
+    assert darkness(tab.page) < 100
+
     api = tab.page.request
-
     assert api.get(tab.address, headers={"host": "example.com"}).status == 400
     assert api.get(f"{tab.address}/report/nobody/1.html").status == 404
     assert "default-src 'self'" in api.get(tab.address).headers["content-security-policy"]
