@@ -26,9 +26,37 @@ RIVALS: Final = 6
 
 
 @overload
-def check(image: Image.Image, words: Sequence[str], **options: Any) -> Verdict: ...
+def check(
+    image: Image.Image,
+    words: Sequence[str],
+    *,
+    prompt: str | None = ...,
+    model: nn.Module | None = ...,
+    processor: Any = ...,
+    classifier: Any = ...,
+    calibration: Calibration | None = ...,
+    others: Sequence[str] | None = ...,
+    relevance: bool = ...,
+    device: str | torch.device | None = ...,
+    dtype: torch.dtype | None = ...,
+) -> Verdict: ...
+
+
 @overload
-def check(image: Sequence[Image.Image], words: Sequence[Any], **options: Any) -> list[Verdict]: ...
+def check(
+    image: Sequence[Image.Image],
+    words: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    prompt: str | Sequence[str] | None = ...,
+    model: nn.Module | None = ...,
+    processor: Any = ...,
+    classifier: Any = ...,
+    calibration: Calibration | None = ...,
+    others: Sequence[str] | None = ...,
+    relevance: bool = ...,
+    device: str | torch.device | None = ...,
+    dtype: torch.dtype | None = ...,
+) -> list[Verdict]: ...
 
 
 def check(
@@ -240,7 +268,7 @@ def embedded_comparer(device: str | torch.device | None = None, dtype: torch.dty
 def speaks_like_embedded(tokenizer: Any) -> bool:
     """Whether a text encoder reads the words of the embedded world, whose images the default model knows."""
     _, processor = _embedded_model(None, None)
-    vocabulary = getattr(tokenizer, "get_vocab", dict)()
+    vocabulary: Any = getattr(tokenizer, "get_vocab", dict)()
     return bool(vocabulary == processor.tokenizer.get_vocab())
 
 

@@ -103,8 +103,8 @@ class Comparer:
         Raises:
             InputError: a text that is too long for the model.
         """
-        config = self.model.config.text_config  # type: ignore[union-attr]
-        longest = config.max_position_embeddings
+        model: Any = self.model
+        longest = model.config.text_config.max_position_embeddings
         # SigLIP reads its last token, and was trained on texts padded to full length.
         padding = {"padding": "max_length", "max_length": longest} if self._pads_fully else {"padding": True}
         ready = self.processor(text=list(texts), return_tensors="pt", **padding)

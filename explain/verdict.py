@@ -147,7 +147,8 @@ class Verdict:
             InputError: a word that was not asked for, or without such a map.
         """
         one = self[word]
-        found = one.relevance if not classifier else one.classifier and one.classifier.relevance
+        seen = one.classifier.relevance if one.classifier else None
+        found = seen if classifier else one.relevance
         if found is None:
             whose = "the classifier" if classifier else "the model"
             raise InputError(f'there is no relevance map of {whose} for "{word}"')
@@ -227,7 +228,7 @@ class Verdict:
                     picture = self.overlay(self.image, one.word)
                     figures.append(html.Figure(picture, one.word, f"where {one.word} is seen"))
         columns = ["word", "verdict", "probability", "against the controls", "map apart"]
-        rows = [
+        rows: list[list[Any]] = [
             [
                 one.word,
                 one.verdict + (f": {one.reason}" if one.reason else ""),

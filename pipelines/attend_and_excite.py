@@ -85,8 +85,8 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
             attn_res: (height, width) of the attention maps to read. Where no layer has the default (16, 16),
                 or with None, the layers whose grid is closest to a quarter of the latents' are read.
             heeded_or_retry: check every image, and where a word is not in it draw again, at most so many
-                times, the first one counted: with a nudge 1.5 times as strong, then from another seed, and
-                so on. The best image of each prompt is returned. `guided_run` is then the first image's.
+                times, the first one counted: with a nudge twice as strong, then from other seeds (see
+                `retry.plan`). The best image of each prompt is returned, and `guided_run` is the first's.
             checker: what looks at an image, see `retry.Checker`; None for `heedful.explain.check`, which
                 knows the embedded model's world alone.
 

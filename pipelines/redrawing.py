@@ -83,7 +83,7 @@ def checked_call(pipe: Any, arguments: Mapping[str, Any], checker: Checker | Non
             "heeded_or_retry needs checker= for this model, which is not the embedded one: "
             "functools.partial(heedful.explain.check, model=clip, processor=its_processor)"
         )
-    return checker or check  # type: ignore[return-value]
+    return checker or check
 
 
 class _Noise:

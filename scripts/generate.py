@@ -232,12 +232,12 @@ def _checker(settings: GenerateSettings) -> Checker | None:
 
     device, dtype = settings.device or "cpu", getattr(torch, settings.dtype or "float32")
     if settings.check_model is None:
-        return partial(check, device=device, dtype=dtype, relevance=False)  # type: ignore[return-value]
+        return partial(check, device=device, dtype=dtype, relevance=False)
     from .loading import load_model, load_processor
 
     model = load_model(settings.check_model, device, dtype)
     processor = load_processor(settings.check_model, texts=True)
-    return partial(check, model=model, processor=processor, relevance=False)  # type: ignore[return-value]
+    return partial(check, model=model, processor=processor, relevance=False)
 
 
 def _verdict(sighting: Any, span: Span) -> str | None:

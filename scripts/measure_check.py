@@ -1,8 +1,8 @@
 """Calibrates `check` for the embedded CLIP and measures it: on unseen scenes, and on generated images.
 
-`measure_check.py calibrate` writes the calibration beside the CLIP; `python
-scripts/measure_check.py measure --write docs/benchmarks.md` what the page says. The generated images are those
-of `evaluate_emoji.py run --seeds 4 --no-refine --method plain --method default`.
+`measure_check.py calibrate` writes the calibration beside the CLIP; `measure_check.py measure --write
+docs/benchmarks.md` what the page says. The generated images are those of `evaluate_emoji.py run --seeds 4
+--no-refine --method plain --method default`.
 """
 
 from __future__ import annotations

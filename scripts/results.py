@@ -46,7 +46,9 @@ def word_reports(drawing: Drawing) -> list[WordReport]:
     verdicts = drawing.verdicts or [None] * count
     checked = [one.verdict for one in best(drawing.tried).verdict.words] if drawing.tried else [None] * count
     rows = zip(drawing.spans, peaks, attended, verdicts, checked, strict=True)
-    return [WordReport(span.label, *rest) for span, *rest in rows]
+    return [
+        WordReport(span.label, peak, reached, verdict, check) for span, peak, reached, verdict, check in rows
+    ]
 
 
 def make_folder(out: Path) -> None:

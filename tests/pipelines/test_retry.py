@@ -39,10 +39,10 @@ def test_plan_is_a_stronger_nudge_then_another_seed() -> None:
         Try(1.0, 7),
         Try(STRONGER, 7),
         Try(1.0, 7 + SEED_STRIDE),
-        Try(STRONGER, 7 + SEED_STRIDE),
         Try(1.0, 7 + 2 * SEED_STRIDE),
+        Try(1.0, 7 + 3 * SEED_STRIDE),
     )
-    assert plan(3, 7, strength=2.0, noise=False) == (Try(2.0, 7), Try(3.0, 7), Try(4.5, 7))
+    assert plan(3, 7, strength=2.0, noise=False) == (Try(2.0, 7), Try(4.0, 7), Try(8.0, 7))
     with pytest.raises(GuidanceError, match="at least 1 try"):
         plan(0, 7)
 

@@ -28,7 +28,7 @@ def test_draws_until_heeded_and_again(heedful: Command, tiny_folder: Path, tmp_p
     (image,) = json.loads((tmp_path / "o" / "run.json").read_text())["images"]
     tries = image["tried"]
     assert [(one["seed"], one["strength"]) for one in tries] == [
-        (4, 1.0), (4, 1.5), (4 + SEED_STRIDE, 1.0),
+        (4, 1.0), (4, 2.0), (4 + SEED_STRIDE, 1.0),
     ][: len(tries)]  # fmt: skip
     assert len(tries) == 3 or tries[-1]["verdict"]["heeded"]
     assert result.stdout.count("kept") == 1
