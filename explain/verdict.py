@@ -227,13 +227,13 @@ class Verdict:
                 if one.relevance is not None:
                     picture = self.overlay(self.image, one.word)
                     figures.append(html.Figure(picture, one.word, f"where {one.word} is seen"))
-        columns = ["word", "verdict", "probability", "against the controls", "map apart"]
+        columns = ["word", "verdict", "probability", "logits above its controls", "map apart"]
         rows: list[list[Any]] = [
             [
                 one.word,
                 one.verdict + (f": {one.reason}" if one.reason else ""),
-                one.probability,
-                ", ".join(f"{text} {one.score - score:+.1f}" for text, score in one.controls.items()),
+                None if one.probability is None else f"{one.probability:.0%}",
+                ", ".join(f"{text} {one.score - one.controls[text]:+.1f}" for text in [*one.controls][:2]),
                 one.apart,
             ]
             for one in self.words
@@ -243,12 +243,13 @@ class Verdict:
             columns.append("classifier")
             for row, evidence in zip(rows, seen, strict=True):
                 row.append(evidence and f"{evidence.label} {evidence.probability:.2f}")
-        title = "every word is heeded" if self.heeded else f"not sure of every word: {self._unsettled()}"
+        title = "every word is heeded" if self.heeded else self._by_verdict()
         parts = [html.figure_row(figures)] if figures else []
         return html.card(title, *parts, html.table(columns, rows), note=f"{self.model}: {self.prompt}")
 
     def _names(self) -> str:
         return ", ".join(one.word for one in self.words)
 
-    def _unsettled(self) -> str:
-        return ", ".join(one.word for one in self.words if one.verdict != HEEDED)
+    def _by_verdict(self) -> str:
+        listed = {said: [one.word for one in self.words if one.verdict == said] for said in _SHARES}
+        return "; ".join(f"{said}: {', '.join(words)}" for said, words in listed.items() if words)
