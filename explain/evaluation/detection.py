@@ -166,5 +166,5 @@ def stacked_things(
     most = max(len(one) for one in labels)
     wide = [nn.functional.pad(one, (0, 0, 0, 0, 0, most - len(one))) for one in masks]
     names = [[*one, *[NOTHING] * (most - len(one))] for one in labels]
-    numbers = (torch.tensor(each) for each in (names, own, image))
-    return Things(torch.stack(wide), *numbers, torch.tensor(score), torch.tensor(label))
+    there, which, images = (torch.tensor(each) for each in (names, own, image))
+    return Things(torch.stack(wide), there, which, images, torch.tensor(score), torch.tensor(label))
