@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any, Final
 import jinja2
 import numpy as np
 
+from ..explain import explain
 from ..explain.errors import InputError
 from ..explain.evaluation import CONTROLS, Estimate
+from ..explain.evaluation.intervals import share
 from .methods_pictures import Picture
 from .methods_settings import STUDIES
 from .methods_summary import Summary
@@ -32,10 +35,9 @@ better. {{ legend }}
 {% endfor %}
 {% endfor %}"""
 """The page where no frame of one's own lies beside it."""
-LEGEND: Final = (
-    "**Bold**: the best method, and those that are not worse beyond the interval of the paired difference. "
-    "*: beats every control beyond the interval of the paired difference. In brackets: 95 % intervals."
-)
+LEGEND: Final = """**Bold**: the best method, and those that are not worse beyond the interval of the paired
+difference. *: beats every control beyond the interval of the paired difference. In brackets: 95 % intervals.
+A mean rank of 0 is the best method of every test, 1 the worst."""
 
 
 def save(path: Path, summaries: Sequence[Summary], drawn: Sequence[Picture]) -> Path:
@@ -66,17 +68,20 @@ class Page:
 
     def __init__(self, path: Path, summaries: Sequence[Summary], drawn: Sequence[Picture]) -> None:
         self.path, self.drawn = path, drawn
-        self.summaries = {each.outcome.study.name: each for each in summaries}
+        given = {each.outcome.study.name: each for each in summaries}
+        # Whatever the order on the command line, a page has its studies in that of the list.
+        self.summaries = {name: given[name] for name in (*STUDIES, *given) if name in given}
 
     @property
     def names(self) -> Mapping[str, Any]:
         """All of it by name."""
         asked = (
-            "has", "count", "section", "overall", "differences", "pictures", "plot", "value", "less", "beats",
-            "best", "wins",
+            "has", "count", "accuracy", "section", "overall", "differences", "pictures", "plot", "value",
+            "less", "beats", "best", "wins",
         )  # fmt: skip
         own = {name: getattr(self, name) for name in asked}
-        return {**own, "studies": list(self.summaries), "legend": LEGEND}
+        default = inspect.signature(explain).parameters["method"].default
+        return {**own, "studies": list(self.summaries), "legend": LEGEND, "default": default}
 
     def has(self, study: str) -> bool:
         """Whether the study was made."""
@@ -86,11 +91,22 @@ class Page:
         """How many items it has."""
         return len(self._of(study).outcome.records)
 
+    def accuracy(self, study: str) -> str:
+        """The part of its items that the model answers rightly.
+
+        Raises:
+            InputError: where the study knows no truth.
+        """
+        known = [record["correct"] for record in self._of(study).outcome.records if "correct" in record]
+        if not known:
+            raise InputError(f'the study "{study}" does not say what is right')
+        return _written(share(np.array(known, dtype=bool)))
+
     def section(self, study: str) -> str:
         """The table of the main figures of all tests, and the tests' protocols."""
         each = self._of(study)
-        told = f": {STUDIES[study]}" if study in STUDIES else ""
-        parts = [f"{each.outcome.study.model_name}, {self.count(study)} items{told}."]
+        told = STUDIES.get(study, each.outcome.study.model_name)
+        parts = [f"{told}. {self.count(study)} items."]
         if each.comparisons:
             parts.append(_table(each))
         parts.append("Protocols:\n\n" + "\n".join(_protocols(each)))
@@ -109,7 +125,7 @@ class Page:
         rows = [(name, *_stand(name, counted)) for name in names if name not in CONTROLS]
         for name, won, good, count, rank in sorted(rows, key=lambda row: row[4]):
             lines.append(_line([name, f"{won} of {count}", f"{good} of {count}", f"{rank:.2f}"]))
-        return "\n".join(lines) + "\n\nA mean rank of 0 is the best method of every test, 1 the worst."
+        return "\n".join(lines)
 
     def pictures(self, study: str) -> list[str]:
         """All pictures of a study, as Markdown."""

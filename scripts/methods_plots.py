@@ -27,7 +27,7 @@ _LEVELS: Final = 96
 """Colours in a file: plots have few, and the page they stand on should load at once."""
 
 
-def bars(panels: Mapping[str, Mapping[str, Estimate]], order: Sequence[str], across: int = 4) -> Figure:
+def bars(panels: Mapping[str, Mapping[str, Estimate]], order: Sequence[str], across: int = 5) -> Figure:
     """A panel a test, in it a bar with its interval for every method in this order, the first on top.
 
     Args:
@@ -99,7 +99,7 @@ def matrix(table: Table, figure: str = "Spearman") -> Figure:
 def spread(rows: Mapping[str, np.ndarray], across: str) -> Figure:
     """A line each from the quantile .1 to .9, thick from .25 to .75, with a mark at the median."""
     drawn, (axes,) = _empty(5.2, 0.7 + 0.17 * len(rows))
-    for place, (name, values) in enumerate(reversed(rows.items())):
+    for place, (name, values) in enumerate(list(rows.items())[::-1]):
         ends = np.quantile(values[np.isfinite(values)], QUANTILES)
         colour = _GRAY if name in CONTROLS else _PLAIN
         axes.plot(ends[[0, 4]], [place] * 2, color=colour, linewidth=1)

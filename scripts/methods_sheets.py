@@ -60,22 +60,32 @@ def items(outcome: Outcome, test: Test) -> list[int]:
     ]  # fmt: skip
 
 
-def _lines(
-    asked: Asked, row: int, values: dict[str, float]
-) -> list[Sequence[Tile | Image.Image | None]]:  # fmt: skip
+def _lines(asked: Asked, row: int, values: dict[str, float]) -> list[Sequence[Tile | Image.Image | None]]:
     """A case: its picture and every method's map with the figure, and under these words and regions."""
-    picture, title = _picture(asked.batch, row), _title(asked.batch, row)
-    maps = [_map(asked.found[method], picture, row, value) for method, value in values.items()]
-    under = [[line[0] for line in strips(asked.found[method], [row], SIDE)] for method in values]
-    depth = max(map(len, under))
-    if not any(maps):
-        captioned = [
-            Tile(one[0], f"{value:.2g}") if one else None
-            for one, value in zip(under, values.values(), strict=True)
-        ]
-        return [[Tile(picture, title), *captioned]]
-    below = [[None, *(one[place] if place < len(one) else None for one in under)] for place in range(depth)]
-    return [[Tile(picture, title), *maps], *below]
+    shown = Tile(_picture(asked.batch, row), _title(asked.batch, row))
+    under = {name: _stacked([line[0] for line in strips(asked.found[name], [row], SIDE)]) for name in values}
+    if all(asked.found[name].image is None for name in values):
+        return [[shown, *(_captioned(under[name], value) for name, value in values.items())]]
+    maps = [_map(asked.found[name], shown.image, row, value) for name, value in values.items()]
+    first: list[Sequence[Tile | Image.Image | None]] = [[shown, *maps]]
+    return [*first, [None, *under.values()]] if any(under.values()) else first
+
+
+def _stacked(parts: Sequence[Image.Image]) -> Image.Image | None:
+    """Words above regions."""
+    if not parts:
+        return None
+    gap = SIDE // 16
+    whole = Image.new("RGB", (SIDE, sum(part.height + gap for part in parts)), "white")
+    top = 0
+    for part in parts:
+        whole.paste(part, (0, top))
+        top += part.height + gap
+    return whole
+
+
+def _captioned(image: Image.Image | None, value: float) -> Tile | None:
+    return None if image is None else Tile(image, f"{value:.2g}")
 
 
 def _picture(batch: Batch, row: int) -> Image.Image:
@@ -92,6 +102,4 @@ def _title(batch: Batch, row: int) -> str:
 
 
 def _map(found: Relevance, picture: Image.Image, row: int, value: float) -> Tile | None:
-    if found.image is None:
-        return None
-    return Tile(found.overlay(picture, row), f"{value:.2g}")
+    return _captioned(None if found.image is None else found.overlay(picture, row), value)

@@ -100,7 +100,7 @@ def test_a_frame_looks_figures_up(tmp_path: Path) -> None:
         '{{ value("stand-in", "agreement", "good ~ fair", "Spearman") }}\n'
         '{{ less("stand-in", "pointing", "good", "fair") }} {{ best("stand-in", "pointing") }}\n'
         '{{ beats("stand-in", "pointing", "poor") }} {{ beats("stand-in", "pointing", "good", "fair") }}\n'
-        '{{ wins("fair") }} {{ count("stand-in") }} {{ has("other") }}\n{{ plot("stand-in", "figures") }}\n'
+        '{{ wins("fair") }} {{ count("stand-in") }} {{ has("other") }} {{ accuracy("stand-in") }}\n{{ plot("stand-in", "figures") }}\n'
         '{{ differences("fair", ["good", "random"], ["stand-in"]) }}',
     ).splitlines()
 
@@ -111,7 +111,7 @@ def test_a_frame_looks_figures_up(tmp_path: Path) -> None:
     assert text[2].startswith(f"{compared.less('good', 'fair').value:+.3f} (")
     assert text[2].endswith(" good")
     assert text[3] == "False True"
-    assert text[4] == f"1 of 1 {COUNT} False"
+    assert text[4].startswith(f"1 of 1 {COUNT} False 1.000 (0.9")
     assert text[5] == "![all figures](drawn/stand-in-figures.png)"
     assert text[6] == "| study, test | fair less good | fair less random |"
     assert text[8].startswith("| stand-in, pointing: pointing | **-0.")
