@@ -10,6 +10,7 @@ from heedful.emoji import samples_detection as found
 from heedful.emoji.judge import to_tensor
 from heedful.emoji.models import load_detr
 from heedful.emoji.vocabulary import SUBJECTS
+from heedful.emoji.world import SIZES
 from heedful.explain.evaluation import (
     Batch,
     Method,
@@ -21,6 +22,8 @@ from heedful.explain.evaluation import (
 from heedful.explain.evaluation.detection import QUERY, FoundMasksTest, Things, boxes_of, stacked_things
 from heedful.scripts.studies_methods import COUNT, fitting, of_two
 
+_MOST: Final = max(SIZES)
+"""Subjects of a scene."""
 _SLOW: Final = ("attribution", "occlusion")
 """What takes most of the time on DETR: a third of a second a box."""
 
@@ -103,7 +106,7 @@ def _things(boxes: Sequence[found.FoundBox], subjects: int | None, seed: int) ->
     names = [[SUBJECTS.index(one.name) for one in own] for own in drawn]
     return stacked_things(
         masks, names, [box.subject if box.right else -1 for box in boxes], [box.scene for box in boxes],
-        [box.score for box in boxes], [SUBJECTS.index(box.name) for box in boxes],
+        [box.score for box in boxes], [SUBJECTS.index(box.name) for box in boxes], most=_MOST,
     )  # fmt: skip
 
 

@@ -160,10 +160,18 @@ class FoundMasksTest:
 
 def stacked_things(
     masks: Sequence[Bool[Tensor, "_ height width"]], labels: Sequence[Sequence[int]], own: Sequence[int],
-    image: Sequence[int], score: Sequence[float], label: Sequence[int],
+    image: Sequence[int], score: Sequence[float], label: Sequence[int], *, most: int,
 ) -> Things:  # fmt: skip
-    """Things of images that show different numbers of them, filled up to the most."""
-    most = max(len(one) for one in labels)
+    """Things of images that show different numbers of them, filled up to the most that any image has.
+
+    Args:
+        most: the same for all batches of a study, whose records have to be alike.
+
+    Raises:
+        InputError: an image with more.
+    """
+    if (longest := max(len(one) for one in labels)) > most:
+        raise InputError(f"an image shows {longest} things, but most={most}: say how many there are at most")
     wide = [nn.functional.pad(one, (0, 0, 0, 0, 0, most - len(one))) for one in masks]
     names = [[*one, *[NOTHING] * (most - len(one))] for one in labels]
     there, which, images = (torch.tensor(each) for each in (names, own, image))

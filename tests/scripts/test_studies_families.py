@@ -113,6 +113,8 @@ def test_boxes_are_asked_by_their_query_and_wrong_ones_have_no_right_answer() ->
     torch.testing.assert_close(asked.answered, whole[rows, list(batch.target)], atol=1e-5, rtol=1e-4)
     assert asked.correct.tolist() == (batch.extra["things"].own != -1).tolist()
     assert asked.correct.float().mean() > 0.8
+    alone = own.source([0]).extra["things"]
+    assert alone.labels.shape[1] == batch.extra["things"].labels.shape[1] == 3  # records are alike
     assert batch.masks is not None
     assert batch.masks.flatten(1).any(1).all()
 

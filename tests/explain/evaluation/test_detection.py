@@ -41,7 +41,7 @@ def squares() -> Things:
     rows = list(range(2 * IMAGES))
     return stacked_things(
         masks, labels, [row % 2 for row in rows], [row // 2 for row in rows], [0.9] * len(rows),
-        [labels[row][row % 2] for row in rows],
+        [labels[row][row % 2] for row in rows], most=2,
     )  # fmt: skip
 
 
@@ -98,10 +98,14 @@ def test_boxes_of_one_image_are_one_detection() -> None:
 
 def test_images_with_fewer_things_are_filled_up() -> None:
     mask = torch.ones(1, 4, 4, dtype=torch.bool)
-    found = stacked_things([mask, mask.repeat(3, 1, 1)], [[4], [1, 2, 3]], [0, 2], [0, 1], [0.8, 0.7], [4, 3])
+    found = stacked_things(
+        [mask, mask.repeat(3, 1, 1)], [[4], [1, 2, 3]], [0, 2], [0, 1], [0.8, 0.7], [4, 3], most=3
+    )
 
     assert found.masks.sum((2, 3)).tolist() == [[16, 0, 0], [16, 16, 16]]
     assert found.labels.tolist() == [[4, NOTHING, NOTHING], [1, 2, 3]]
+    with pytest.raises(InputError, match="an image shows 1 things, but most=0"):
+        stacked_things([mask], [[4]], [0], [0], [0.8], [4], most=0)
     with pytest.raises(InputError, match="shows a thing that is not there"):
         replace(found, own=torch.tensor([1, 0]))
     with pytest.raises(InputError, match="wanted 2 rows of everything"):
@@ -117,7 +121,7 @@ def found_batch(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Aske
     labels = probabilities(boxes_of(model), {**own, "query": query}).argmax(1)
     masks = torch.zeros(2, 1, 32, 48, dtype=torch.bool)
     masks[:, :, 8:16, 8:24] = True
-    things = stacked_things(list(masks), [[1], [2]], [0, 0], [0, 1], [0.9, 0.9], [1, 2])
+    things = stacked_things(list(masks), [[1], [2]], [0, 0], [0, 1], [0.9, 0.9], [1, 2], most=3)
     batch = Batch(
         (0, 1), own, query.tolist(), labels, labels, masks=masks[:, 0], beside={"query": query},
         extra={"things": things},
