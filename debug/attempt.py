@@ -121,8 +121,8 @@ def attempt(
     with _told_plainly(), work.prepared():
         drawn = [work.draw(PLAIN)]
         drawn.append(work.draw(GUIDED) if settings.strength else replace(drawn[0], kind=GUIDED))
-    checked = work.check(drawn, check)
-    return Attempt(settings, *checked, seconds=dict(work.seconds))
+    plain, guided = work.check(drawn, check)
+    return Attempt(settings, plain, guided, dict(work.seconds))
 
 
 class _Work:

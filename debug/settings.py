@@ -109,9 +109,10 @@ class AttemptSettings:
                 f"settings are a prompt and any of {', '.join(known[1:])}; got "
                 f"{', '.join(map(str, data)) or 'nothing'}"
             )
-        return cls(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-        )
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
+        return cls(**given)
 
 
 def _check_texts(settings: AttemptSettings) -> None:
