@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from explain_tiny import END, PAD, START, tiny
+from heedful.guidance import AttendAndExcite
 from PIL import Image
 from torch import Tensor, nn
 
 OTHERS = ("cat", "dog", "cow", "apple", "hat")
+
+
+@dataclass(frozen=True)
+class Hasty(AttendAndExcite):
+    """Attend-and-Excite that refines once where it should: a random model never reaches the thresholds."""
+
+    max_refinements: int = 1
 
 
 class Processor:

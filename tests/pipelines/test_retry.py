@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from checking import noise
+from checking import Hasty, noise
 from heedful.explain import Verdict, WordVerdict
 from heedful.guidance import AttendAndExcite, GradientStep, GuidanceError, GuidedRun, UnsupportedError
 from heedful.pipelines import StableDiffusionAttendAndExcitePipeline, Tried, Try, best, plan, until_heeded
@@ -19,6 +19,11 @@ from tiny import tiny_pipeline as build
 PROMPT = "a cat and a frog"
 EMPTY = GuidedRun((), (), (), (), 0, 0.5, {}, {})
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=2)
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heedful.pipelines.attend_and_excite.AttendAndExcite", Hasty)
 
 
 def verdict(*shares: float) -> Verdict:

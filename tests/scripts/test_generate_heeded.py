@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checking import Hasty
 from heedful.emoji.models import model_folder
 from heedful.pipelines.retry import SEED_STRIDE
 from heedful.scripts.settings import GenerateSettings, Request, UsageError, read_record
@@ -15,6 +16,11 @@ from PIL import Image
 from typer.testing import Result
 
 Command = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heedful.scripts.generate.AttendAndExcite", Hasty)
 
 
 def test_draws_until_heeded_and_again(heedful: Command, tiny_folder: Path, tmp_path: Path) -> None:
