@@ -45,6 +45,7 @@ class DrawTab:
         )
         self.words = gr.Textbox(
             label="Words that must not be neglected",
+            value="",
             placeholder="every content word; or a list, such as: cat, red bow, dog#2",
         )
         with gr.Row():
@@ -59,13 +60,15 @@ class DrawTab:
         )
         with gr.Row():
             self.scheduler = gr.Dropdown([OWN, *SCHEDULERS], value=OWN, label="Scheduler", min_width=150)
-            self.scale = gr.Textbox(label="Guidance scale", placeholder="default", min_width=130)
+            self.scale = gr.Textbox(label="Guidance scale", value="", placeholder="default", min_width=130)
         self.model = gr.Textbox(
             label="Model", value=model, info=f"{EMBEDDED}, or a folder or hub id of a Stable Diffusion"
         )
         with gr.Accordion("Size, negative prompt", open=False):
-            self.size = gr.Textbox(label="Width x height", placeholder="the model's own; or 768x512")
-            self.negative = gr.Textbox(label="Negative prompt")
+            self.size = gr.Textbox(
+                label="Width x height", value="", placeholder="the model's own; or 768x512"
+            )
+            self.negative = gr.Textbox(label="Negative prompt", value="")
 
     def _make_results(self) -> None:
         self.status = part(views.notice("Describe an image and press Draw."), elem_id="status")

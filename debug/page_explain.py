@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..explain import METHODS, settings_of
+from ..explain import METHODS
 from . import page_views as views
 from .errors import PageError
 from .page_forms import CLASSES, TEXTS, asked_question, flattened
@@ -84,12 +84,11 @@ class ExplainTab:
         self.upload.clear(self.on_upload, self.upload, shown, **at_once)
         for button, kind in ((self.plain, "plain"), (self.guided, "guided")):
             button.click(self._taker(kind), None, [*shown, self.upload, self.targets], **at_once)
-        self.method.change(self.on_method, self.method, [self.layer, self.head], **at_once)
         self.ask.click(self.on_ask, asked, shown, concurrency_limit=None, **quiet)
         self.picture.query(
             self.on_query,
             asked,
-            [*shown, self.method, self.layer, self.head],
+            [*shown, self.method],
             concurrency_limit=None,
             **quiet,
         )
@@ -113,11 +112,6 @@ class ExplainTab:
             return [*self.on_upload(drawn.image, request), drawn.image, texts]
 
         return taken
-
-    def on_method(self, method: str) -> list[Any]:
-        """Ask for a layer and a head where the method looks at one."""
-        known = settings_of(method)
-        return [gr.update(visible=name in known) for name in ("layer", "head")]
 
     def on_ask(
         self,
@@ -162,12 +156,7 @@ class ExplainTab:
             yield {self.status: failure(problem)}
             return
         for update in self._answered(session, question, place):
-            yield {
-                **update,
-                self.method: QUERIED,
-                self.layer: gr.update(visible=True),
-                self.head: gr.update(visible=True),
-            }
+            yield {**update, self.method: QUERIED}
 
     def _answered(
         self, session: Session, question: Question, place: tuple[int, int] | None

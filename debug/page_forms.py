@@ -91,14 +91,21 @@ def asked_question(
     """The form's fields as a question.
 
     Raises:
-        PageError: without an image, or without a text where texts are asked for.
+        PageError: without an image, without a text where texts are asked for, or with a layer or head for a
+            method that looks at no single one.
     """
     if image is None:
         raise PageError("there is no image: upload one, or take one that you have drawn")
     listed = tuple(dict.fromkeys(line.strip() for line in (targets or "").splitlines() if line.strip()))
     if kind == TEXTS and not listed:
         raise PageError('give one text or several to compare the image with, one a line, such as "a cat"')
-    known, named = settings_of(method), (model or "").strip()
+    named = (model or "").strip()
+    chosen = {"layer": parsed_number("layer", layer), "head": parsed_number("head", head)}
+    for name, value in chosen.items():
+        if value is not None and name not in settings_of(method):
+            raise PageError(
+                f"{method} looks at no single {name}; leave the {name} empty, or choose another method"
+            )
     return Question(
         image=image,
         texts=listed if kind == TEXTS else (),
@@ -106,8 +113,7 @@ def asked_question(
         method=method,
         model=None if named in ("", EMBEDDED) else named,
         point=point,
-        layer=parsed_number("layer", layer) if "layer" in known else None,
-        head=parsed_number("head", head) if "head" in known else None,
+        **chosen,
     )
 
 

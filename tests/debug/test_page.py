@@ -184,6 +184,7 @@ def test_a_drawn_image_is_explained_and_a_clicked_patch_shows_what_it_attends_to
     page.locator("#picture button").press("Enter")
     expect(page.locator("#answers")).to_contain_text("row 2, column 1 attends to", timeout=WAIT)
     assert images(page, "#answers") != first
+    expect(page.get_by_label("Layer", exact=True)).to_have_value("")
 
 
 def test_the_saved_report_opens_offline_with_and_without_scripts(

@@ -73,7 +73,9 @@ def test_a_question_takes_each_line_once() -> None:
 
 def test_layer_and_head_go_with_the_methods_that_heed_them() -> None:
     assert question(method="raw_attention", layer="3", head="1").layer == 3
-    assert question(method="generic", layer="3", head="1").layer is None
+    assert question(method="raw_attention", layer="3", head="1").head == 1
+    with pytest.raises(PageError, match="generic looks at no single layer"):
+        question(method="generic", layer="3")
 
 
 @pytest.mark.parametrize(
