@@ -44,7 +44,7 @@ ABLATIONS: Final = ("generic, no normalisation", "generic, no aggregation")
 """Those of heedful.explain.evaluation, which is not imported here for its weight."""
 PROTOCOLS: Final = (
     "perturbation", "deletion-insertion", "blank-out", "agreement", "masked-attack", "pointing",
-    "segmentation", "specificity", "found-masks",
+    "segmentation", "specificity", "masks", "found-masks",
 )  # fmt: skip
 """Beginnings of the names of tests: "perturbation" stands for that of words and that of regions, too."""
 ALL: Final = "all"
