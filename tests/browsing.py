@@ -7,11 +7,12 @@ import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PATIENCE = 300.0
 """Seconds until a page that does not answer has failed: machines are busy at times."""
+expect.set_options(timeout=PATIENCE * 1000)
 
 
 def chromium() -> str | None:

@@ -6,14 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from browsing import PATIENCE, Tab
+from browsing import Tab
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 pytestmark = pytest.mark.browser
 
 STEPS = 4
-WAIT = PATIENCE * 1000
 
 
 def draw(page: Page, prompt: str, *, steps: int = STEPS, seed: int = 0) -> None:
@@ -31,13 +30,13 @@ def draw_slowly(page: Page) -> None:
         page.get_by_role("button", name="Size, negative prompt").click()
     size.fill("256x256")
     draw(page, "a cat and a frog", steps=100)
-    expect(page.locator("#status")).to_contain_text(re.compile(r"image, \d+ of 100"), timeout=WAIT)
+    expect(page.locator("#status")).to_contain_text(re.compile(r"image, \d+ of 100"))
     size.fill("")
 
 
 def drawn(page: Page, number: int = 1) -> None:
     """Wait for an attempt."""
-    expect(page.locator("#status")).to_contain_text(f"Attempt {number}: drawn and checked", timeout=WAIT)
+    expect(page.locator("#status")).to_contain_text(f"Attempt {number}: drawn and checked")
     expect(page.locator("#pair img")).to_have_count(2)
 
 
@@ -89,7 +88,7 @@ def test_cancel_stops_the_drawing_and_the_next_one_is_drawn(tab: Tab) -> None:
     page = tab.page
     draw_slowly(page)
     page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#status")).to_contain_text("Cancelled; nothing was kept", timeout=WAIT)
+    expect(page.locator("#status")).to_contain_text("Cancelled; nothing was kept")
 
     expect(page.locator("#history li")).to_have_count(0)
     draw(page, "a dog")
@@ -100,7 +99,7 @@ def test_what_cannot_be_drawn_is_said(tab: Tab) -> None:
     page, long = tab.page, " ".join(["a cat and a frog"] * 100)
     for prompt, told in (("   ", "the prompt is empty"), (long, "is cut off")):
         draw(page, prompt)
-        expect(page.locator("#status [role=alert]")).to_contain_text(told, timeout=WAIT)
+        expect(page.locator("#status [role=alert]")).to_contain_text(told)
     expect(page.locator("#pair img")).to_have_count(0)
 
     page.get_by_label("Words that must not be neglected").fill("cat")
@@ -135,7 +134,7 @@ def test_two_tabs_have_their_own_histories_and_one_that_closes_stops_its_drawing
     other.page.get_by_label("Prompt", exact=True).wait_for()
     draw_slowly(tab.page)
     draw(other.page, "a red car")
-    expect(other.page.locator("#status")).to_contain_text("1 job comes first", timeout=WAIT)
+    expect(other.page.locator("#status")).to_contain_text("1 job comes first")
     tab.page.get_by_role("button", name="Cancel").click()
     drawn(other.page)
     draw(tab.page, "a dog")
@@ -159,12 +158,12 @@ def test_an_uploaded_image_is_explained_by_class(tab: Tab, tmp_path: Path) -> No
     expect(page.locator("#explain-status [role=alert]")).to_contain_text("there is no image")
 
     page.locator("#upload input[type=file]").set_input_files(tmp_path / "red.png")
-    expect(page.locator("#picture img")).to_have_count(1, timeout=WAIT)
+    expect(page.locator("#picture img")).to_have_count(1)
     page.get_by_label("classes").check()
     for label, where in (("frog", "#answers figure"), ("unicorn", "#explain-status [role=alert]")):
         page.get_by_label("One a line").fill(label)
         page.locator("#explain").click()
-        expect(page.locator(where)).to_contain_text(label, timeout=WAIT)
+        expect(page.locator(where)).to_contain_text(label)
 
 
 def test_a_drawn_image_is_explained_and_a_clicked_patch_shows_what_it_attends_to(tab: Tab) -> None:
@@ -175,14 +174,14 @@ def test_a_drawn_image_is_explained_and_a_clicked_patch_shows_what_it_attends_to
     page.get_by_role("button", name="The guided image").click()
     expect(page.locator("#picture img")).to_have_count(1)
     page.locator("#explain").click()
-    expect(page.locator("#answers figure")).to_have_count(2, timeout=WAIT)
+    expect(page.locator("#answers figure")).to_have_count(2)
 
     page.locator("#picture button").click(position={"x": 5, "y": 5})
-    expect(page.locator("#answers")).to_contain_text("row 1, column 1 attends to", timeout=WAIT)
+    expect(page.locator("#answers")).to_contain_text("row 1, column 1 attends to")
     first = images(page, "#answers")
     page.locator("#picture button").press("ArrowDown")
     page.locator("#picture button").press("Enter")
-    expect(page.locator("#answers")).to_contain_text("row 2, column 1 attends to", timeout=WAIT)
+    expect(page.locator("#answers")).to_contain_text("row 2, column 1 attends to")
     assert images(page, "#answers") != first
     expect(page.get_by_label("Layer", exact=True)).to_have_value("")
 
