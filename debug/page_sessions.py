@@ -31,7 +31,7 @@ class Session:
         history: its attempts, the oldest first, at most `KEPT`.
         forgotten: how many older ones were dropped.
         shown: the number of the attempt that the page shows; None before the first.
-        word: the index of the word whose attention is laid over the images; None for the bare images.
+        word: the label of the word whose attention is laid over the images; None for the bare images.
         step: the index of the step looked at; None for the mean of all.
         job: what it waits for.
         image: the image that the second tab explains; `grid` the (rows, columns) of its patches, once known.
@@ -41,7 +41,7 @@ class Session:
     history: list[Entry] = field(default_factory=list)
     forgotten: int = 0
     shown: int | None = None
-    word: int | None = None
+    word: str | None = None
     step: int | None = None
     job: Job | None = None
     image: Image.Image | None = None

@@ -32,7 +32,9 @@ class Start(Protocol):
     scale times the latents has the variance 1.
     """
 
-    losses: Losses | None
+    @property
+    def losses(self) -> Losses | None:
+        """What it looks at."""
 
     def __call__(self, latents: Latents, probe: Probe, scale: float) -> Started:
         """The latents to begin with."""

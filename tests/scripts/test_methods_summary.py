@@ -100,7 +100,8 @@ def test_a_frame_looks_figures_up(tmp_path: Path) -> None:
         '{{ value("stand-in", "agreement", "good ~ fair", "Spearman") }}\n'
         '{{ less("stand-in", "pointing", "good", "fair") }} {{ best("stand-in", "pointing") }}\n'
         '{{ beats("stand-in", "pointing", "poor") }} {{ beats("stand-in", "pointing", "good", "fair") }}\n'
-        '{{ wins("fair") }} {{ count("stand-in") }} {{ has("other") }} {{ accuracy("stand-in") }}\n{{ plot("stand-in", "figures") }}\n'
+        '{{ wins("fair") }} {{ count("stand-in") }} {{ has("other") }} {{ accuracy("stand-in") }}\n'
+        '{{ plot("stand-in", "figures") }}\n'
         '{{ differences("fair", ["good", "random"], ["stand-in"]) }}',
     ).splitlines()
 
