@@ -262,7 +262,10 @@ def compared(session: Session, first: int | None, second: int | None) -> str:
 
 
 def _titled(job: Job) -> Any:
-    return lambda what, done, total, loss: job.tell(TITLES[what] if what in TITLES else what, done, total, loss)
+    def tell(what: str, done: int, total: int, loss: float | None) -> None:
+        job.tell(TITLES.get(what, what), done, total, loss)
+
+    return tell
 
 
 def _left_out(found: Attempt) -> str:

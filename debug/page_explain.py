@@ -20,7 +20,7 @@ from .page_shared import Shared, failure, part, run
 with suppress(ImportError):  # as in page_draw
     import gradio as gr
 
-METHOD, QUERIED = "generic", "raw_attention"
+METHOD, QUERIED = "libra", "raw_attention"
 
 
 class ExplainTab:

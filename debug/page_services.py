@@ -29,7 +29,7 @@ class Question:
     image: Image.Image
     texts: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    method: str = "generic"
+    method: str = "libra"
     model: str | None = None
     point: tuple[float, float] | None = None
     layer: int | None = None

@@ -58,7 +58,7 @@ class Relevance:
     target_text: Float[Tensor, "row written"] | None = None
     words: tuple[tuple[str, ...], ...] | None = None
     signed: bool = False
-    method: str = "generic"
+    method: str = "libra"
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -167,7 +167,7 @@ def explain(
     model: nn.Module,
     inputs: Mapping[str, Any],
     target: Target = None,
-    method: str = "generic",
+    method: str = "libra",
     *,
     words: Sequence[Sequence[str]] | None = None,
     **settings: Any,
@@ -182,7 +182,8 @@ def explain(
         target: a class id, a label, a text, a box index, several of them (one row each, from one forward), or
             a function of the model's outputs that returns one score a row. None: the predicted class, or the
             image-text score.
-        method: one of `heedful.explain.METHODS`.
+        method: one of `heedful.explain.METHODS`. The default is the one that the evidence supports
+            (docs/evidence.md); "generic" is the same rule on plain gradients, as its paper has it.
         words: the text's tokens as text, one sequence a text, for pictures. A tokenizer's `BatchEncoding`
             knows them itself.
         settings: the method's own, such as `start_layer=3` or `signed=True`.

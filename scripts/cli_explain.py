@@ -33,7 +33,7 @@ def explain(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Of {', '.join(asked.METHODS)}; comma-separated or repeated for several. Default: generic."
+            help=f"Of {', '.join(asked.METHODS)}; comma-separated or repeated for several. Default: libra."
         ),
     ] = None,
     query: Annotated[

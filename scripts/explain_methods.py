@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from ..explain.errors import InputError
+from ..explain.evaluation.choice import ABLATIONS, Method, all_methods
 from ..explain.evaluation.records import Record
 from ..explain.evaluation.run import Progress, launched
-from ..explain.evaluation.study import ABLATIONS, Method, Study, all_methods
+from ..explain.evaluation.study import Study
 from ..explain.evaluation.table import Table
 from .machine import choose
 from .methods_settings import ALL, QUICK_COUNT, MethodsSettings

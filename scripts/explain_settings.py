@@ -28,7 +28,7 @@ class ExplainSettings:
         image: a file that Pillow opens.
         texts: what the image is compared with, for models that do so.
         labels: classes, by label or number, for classifiers; none for the predicted one.
-        methods: of `METHODS`; none for the generic rule, or for raw attention with `query`.
+        methods: of `METHODS`; none for `libra`, or for raw attention with `query`.
         query: (x, y) in pixels of the image: whose attention to see.
         layer: of the methods in `LAYERED`; `head`, of raw attention.
         model: a folder or a hub id; None for the embedded CLIP with texts, else for the embedded classifier.
@@ -70,7 +70,7 @@ class ExplainSettings:
     @property
     def chosen(self) -> tuple[str, ...]:
         """The methods, with the default where none was named."""
-        return self.methods or (("raw_attention",) if self.query else ("generic",))
+        return self.methods or (("raw_attention",) if self.query else ("libra",))
 
     def _check_company(self) -> None:
         """Refuse options that no chosen method would heed."""

@@ -26,9 +26,10 @@ from ..explain.evaluation import (
     logits_of,
     zero_shot,
 )
+from ..explain.evaluation.choice import Method
 from ..explain.evaluation.examples import Example, imagenet_segmentation, in_folder
 from ..explain.evaluation.folder import View, drawn, numbers, source, visible
-from ..explain.evaluation.study import Method, Study, Test
+from ..explain.evaluation.study import Study, Test
 from ..explain.evaluation.tests import (
     AgreementTest,
     AttackTest,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from heedful.explain.evaluation import Method, all_methods
-from heedful.explain.evaluation.study import ABLATIONS
+from heedful.explain.evaluation.choice import ABLATIONS
 
 COUNT: Final = 500
 """Questions, captions or scenes of a study."""

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from heedful.explain.evaluation import CONTROLS, PointingGame, records
-from heedful.explain.evaluation.study import Batch, Method, Study, Test
+from heedful.explain.evaluation import CONTROLS, Batch, Method, PointingGame, Study, Test, records
 from heedful.explain.evaluation.tests import AgreementTest, PointingTest
 from heedful.scripts.explain_methods import Outcome
 from heedful.scripts.methods_summary import Summary, summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .asking import Ask, logits_of, retrieval, zero_shot
 from .attack import MaskedAttack, drawn_targets
 from .blank_out import BlankOut, Pairwise
+from .choice import ABLATIONS, Method, all_methods
 from .controls import CONTROLS, controls, edge_map, first_layer_columns, random_map, randomised
 from .intervals import Estimate, paired
 from .localisation import MaskFromRelevance, PointingAtPieces, PointingGame, Segmentation
@@ -14,7 +15,7 @@ from .precision import DetectionPrecision, Detections, average_precision
 from .records import Experiment, columns, records, tabulate
 from .run import run
 from .specificity import ClassSpecificity
-from .study import Asked, Batch, Method, Study, Test, all_methods, columns_of
+from .study import Asked, Batch, Study, Test, columns_of
 from .table import Entry, Table
 from .tests import (
     AgreementTest,
@@ -29,6 +30,7 @@ from .tests import (
 )
 
 __all__ = [
+    "ABLATIONS",
     "CONTROLS",
     "VQA_STEPS",
     "AgreementTest",

@@ -71,7 +71,12 @@ def mean(values: Float[np.ndarray, "row"], groups: Sequence[Any] | None = None) 
 
 def _plain_mean(values: Float[np.ndarray, "row"]) -> Estimate:
     """Always by bootstrap; a sample's counts add up to the number of rows."""
-    return bootstrap(lambda weights: weights @ values / len(values), len(values))
+
+    def average(weights: Float[np.ndarray, "draw row"]) -> Float[np.ndarray, "draw"]:
+        with np.errstate(invalid="ignore"):  # an infinite value that a sample leaves out
+            return weights @ values / len(values)
+
+    return bootstrap(average, len(values))
 
 
 def pooled(

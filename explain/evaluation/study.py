@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import InputError, UnsupportedMethodError
-from ..methods import METHODS
 from ..models.family import Target
 from ..relevance import Relevance, explain
 from .asking import Ask, Inputs, probabilities, remembered, row_count
+from .choice import Method
 from .controls import CONTROLS, controls, randomised
 from .parts import Told
 from .records import Experiment, Measured, Record, columns, records, tabulate
@@ -26,40 +26,6 @@ from .table import Table
 
 Kind = Literal["image", "text", "regions"]
 Whose = Literal["own", "other"]
-_CHEAPER: Final[Mapping[str, Mapping[str, Any]]] = {
-    "smoothgrad": {"samples": 8},
-    "integrated_gradients": {"steps": 8},
-}
-"""Settings with which the methods that need many forwards stay affordable on hundreds of cases."""
-_QUICK: Final = ("generic", "libra", "grad_cam", "rollout", "raw_attention", "gradient_x_input")
-
-
-@dataclass(frozen=True)
-class Method:
-    """A relevance method with its settings, under the name that tables show."""
-
-    name: str
-    rule: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-ABLATIONS: Final = (
-    Method("generic, no normalisation", "generic", {"normalise": False}),
-    Method("generic, no aggregation", "generic", {"aggregate": False}),
-)
-"""The two ablations of Chefer et al. 2021 (ICCV): without Eq. 8 and 9, and with the last layer alone."""
-
-
-def all_methods(*, ablations: bool = True, quick: bool = False) -> tuple[Method, ...]:
-    """Every method of `explain.METHODS`, those of many forwards with smaller settings than their defaults.
-
-    Args:
-        ablations: both of the generic rule, too.
-        quick: only a handful that each need one forward.
-    """
-    rules = _QUICK if quick else METHODS
-    found = tuple(Method(rule, rule, _CHEAPER.get(rule, {})) for rule in rules)
-    return found + (ABLATIONS if ablations and not quick else ())
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,7 +60,7 @@ def opened(png: bytes) -> np.ndarray:
 def test_a_pair_is_explained_on_both_sides() -> None:
     model, inputs = tiny("clip")
     found = explain(model, inputs, words=WORDS, start_layer=1)
-    _, streams, _ = relevance_of(model, family_of(model), inputs, None, "generic", {"start_layer": 1})
+    _, streams, _ = relevance_of(model, family_of(model), inputs, None, "libra", {"start_layer": 1})
 
     assert found.image.shape == (2, 3, 5)
     assert found.text.shape == (2, 7)
@@ -71,12 +71,12 @@ def test_a_pair_is_explained_on_both_sides() -> None:
     wanted = model(**inputs).logits_per_image.diagonal()
     torch.testing.assert_close(torch.tensor(found.scores), wanted, rtol=1e-4, atol=1e-4)
     assert found.words == tuple(tuple(row) for row in WORDS)
-    assert (found.method, found.signed, found.settings["start_layer"]) == ("generic", False, 1)
+    assert (found.method, found.signed, found.settings["start_layer"]) == ("libra", False, 1)
     assert found.settings["fusion"] == "mean", "defaults are told, too"
     assert found.model == "CLIPModel"
     assert found.versions["torch"] == torch.__version__
     assert repr(found) == (
-        "Relevance(generic, image (2, 3, 5), text (2, 7), targets: image 0 with text 0, image 1 with text 1)"
+        "Relevance(libra, image (2, 3, 5), text (2, 7), targets: image 0 with text 0, image 1 with text 1)"
     )
 
 
@@ -307,7 +307,7 @@ def test_tokens_are_shown_as_words(token: str, shown: str) -> None:
         (
             {"startlayer": 1},
             InputError,
-            '"generic" takes no setting startlayer; it takes: fusion, start_layer',
+            '"libra" takes no setting startlayer; it takes: fusion, start_layer',
         ),
         ({"target": "unicorn"}, TargetError, 'no label "unicorn"'),
         ({"target": 99}, TargetError, "there is no class 99"),

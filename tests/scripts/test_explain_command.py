@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import transformers
 from explain_tiny import tiny
 from heedful.emoji.world import scene
 from heedful.explain import METHODS, Relevance, settings_of
+from heedful.explain import explain as explained
 from heedful.scripts import explain as work
 from heedful.scripts import explain_settings as asked
 from heedful.scripts.explain_settings import ExplainSettings
@@ -67,7 +69,7 @@ def test_each_subject_is_found_where_it_is(heedful: Command, two: Path, tmp_path
     result = heedful("explain", two, option, names[0], option, names[1], "--out", "o", "--device", "cpu")
 
     assert result.exit_code == 0, result.output
-    found = Relevance.load(tmp_path / "o" / "two-animals-generic.safetensors")
+    found = Relevance.load(tmp_path / "o" / "two-animals-libra.safetensors")
     assert found.targets == tuple(names)
     assert found.image.shape == (2, 8, 8)
     shares = {}
@@ -87,9 +89,9 @@ def test_the_table_names_scores_and_words(heedful: Command, two: Path) -> None:
     result = heedful("explain", two, "--text", "a cat", "--text", "a frog", "--out", "o", "--device", "cpu")
     cat, frog = rows_of(result)
 
-    assert (cat[0], cat[2], cat[4]) == ("a cat", "generic", "cat")
+    assert (cat[0], cat[2], cat[4]) == ("a cat", "libra", "cat")
     assert (frog[0], frog[4]) == ("a frog", "frog")
-    found = Relevance.load(Path("o/two-animals-generic.safetensors"))
+    found = Relevance.load(Path("o/two-animals-libra.safetensors"))
     assert [float(row[1]) for row in (cat, frog)] == pytest.approx(found.scores, abs=1e-3)
     assert found.words[0][:3] == ("<|startoftext|>", "a</w>", "cat</w>")
 
@@ -182,7 +184,7 @@ def test_a_detectors_box_is_explained_by_its_label(heedful: Command, two: Path, 
     result = heedful("explain", two, "--model", tmp_path / "detr", "--label", 0, "--device", "cpu")
 
     assert result.exit_code == 0, result.output
-    found = Relevance.load(tmp_path / "out" / "two-animals-generic.safetensors")
+    found = Relevance.load(tmp_path / "out" / "two-animals-libra.safetensors")
     assert found.image.shape[0] == 1
     assert found.targets[0].startswith("box 0")
     assert rows_of(result)[0][0] == found.targets[0]
@@ -205,10 +207,10 @@ def test_a_model_that_reads_both_together_gets_its_image_for_each_text(
     )  # fmt: skip
 
     assert result.exit_code == 0, result.output
-    both = Relevance.load(tmp_path / "out" / "two-animals-generic.safetensors")
+    both = Relevance.load(tmp_path / "out" / "two-animals-libra.safetensors")
     assert both.targets == ("a cat", "a frog")
     heedful("explain", two, "--model", folder, "--text", "a frog", "--device", "cpu", "--out", "one")
-    alone = Relevance.load(tmp_path / "one" / "two-animals-generic.safetensors")
+    alone = Relevance.load(tmp_path / "one" / "two-animals-libra.safetensors")
     assert alone.scores[0] == pytest.approx(both.scores[1], rel=1e-4)
     torch.testing.assert_close(alone.image[0], both.image[1], rtol=1e-3, atol=1e-6)
 
@@ -260,7 +262,7 @@ def test_transparency_and_orientation_are_heeded(tmp_path: Path) -> None:
         ),
         (
             ["--layer", "1"],
-            "--layer is heeded by raw_attention, grad_cam, partial_lrp only; got --method generic",
+            "--layer is heeded by raw_attention, grad_cam, partial_lrp only; got --method libra",
         ),
         (["--head", "1", "--method", "grad_cam"], "--head is heeded by raw_attention only"),
         (["--seed", "1"], "--seed is heeded by smoothgrad only"),
@@ -357,6 +359,12 @@ def test_cuda_and_float16_are_chosen_where_they_are(heedful: Command, two: Path,
     single = heedful("explain", two, "--text", "a cat", "--text", "a frog", "--out", "cpu", "--device", "cpu")
 
     assert (result.exit_code, single.exit_code) == (0, 0), result.output + single.output
-    half, full = (Relevance.load(tmp_path / n / "two-animals-generic.safetensors") for n in ("half", "cpu"))
+    half, full = (Relevance.load(tmp_path / n / "two-animals-libra.safetensors") for n in ("half", "cpu"))
     assert half.scores != full.scores, "float16 rounds"
     torch.testing.assert_close(half.image, full.image, rtol=0.1, atol=0.05 * float(full.image.max()))
+
+
+def test_the_command_has_the_default_of_the_library() -> None:
+    library = inspect.signature(explained).parameters["method"].default
+
+    assert ExplainSettings(Path("photo.png")).chosen == (library,)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from heedful.explain import METHODS
-from heedful.explain.evaluation.study import ABLATIONS as MADE
+from heedful.explain.evaluation.choice import ABLATIONS as MADE
 from heedful.scripts import methods_settings as asked
 from heedful.scripts.methods_settings import MethodsSettings, parse_list
 from heedful.scripts.settings import UsageError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from explain_tiny import tiny
 from heedful.explain import InputError, explain
-from heedful.explain.evaluation import Patches, Perturbation
+from heedful.explain.evaluation import Asked, Batch, Method, Patches, Perturbation
 from heedful.explain.evaluation.asking import probabilities
 from heedful.explain.evaluation.detection import (
     NOTHING,
@@ -20,7 +20,6 @@ from heedful.explain.evaluation.detection import (
     detections,
     stacked_things,
 )
-from heedful.explain.evaluation.study import Asked, Batch, Method
 from torch import Tensor
 
 GRID, SIDE, IMAGES = 8, 64, 40
