@@ -52,7 +52,7 @@ STEPS_DELETED: Final = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 _DROPS: Final[tuple[Literal["probability", "logit"], ...]] = ("probability", "logit")
 STEPS_BY_TEXT: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _SLOW: Final = ("smoothgrad", "integrated_gradients", "occlusion", "flow")
-"""Methods that take most of the time together; only the first study has them by default."""
+"""Methods that take most of the time together; studies with two targets spare them by default."""
 _NO_ABLATION_OF_ONE: Final = "generic, no normalisation"
 """Eq. 8 and 9 are of attention between modalities: with images alone this ablation changes nothing."""
 
@@ -81,7 +81,7 @@ def classifier_attack(
 ) -> Study:  # fmt: skip
     """The softmax classifier on scenes of one subject, by the masked attack."""
     attack = MaskedAttack(Patches(GRID), samples.MEAN, samples.STD, (0.25,), step=8 / 255, cap=8)
-    base = classifier(count, device, dtype, methods or _faster(), seed)
+    base = classifier(count, device, dtype, methods, seed)
     return replace(base, name="classifier-attack", tests=(AttackTest(attack),))
 
 
@@ -94,7 +94,7 @@ def classifier_pairs(
     tests = (*_blank_outs(), PointingTest(), SpecificityTest())
     return Study(
         "classifier-pairs", "ViT classifier", model, logits_of(model), _two(model, seed, SUBJECTS),
-        count or COUNT, _chosen(methods, _faster()), tests, about=_about_pairs(seed),
+        count or COUNT, _chosen(methods), tests, about=_about_pairs(seed),
     )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def judge_pairs(
     tests = (PointingTest(), SegmentationTest(), SpecificityTest())
     return Study(
         "judge-pairs", "ViT judge", model, logits_of(model), _two(model, seed, LABELS), count or COUNT,
-        _chosen(methods, _faster()), tests, about=_about_pairs(seed),
+        _chosen(methods, _faster()), tests, about=_about_pairs(seed) | _spared(methods),
     )  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def clip(
 
     about = {"data": f"fresh emoji scenes of one subject, seed {seed}", "texts": _TEXTS}
     return Study(
-        "clip", "CLIP", asked.model, asked.ask, source, count or COUNT, _chosen(methods, _faster()), tests,
+        "clip", "CLIP", asked.model, asked.ask, source, count or COUNT, _chosen(methods), tests,
         about=about,
     )  # fmt: skip
 
@@ -159,7 +159,7 @@ def clip_pairs(
         )  # fmt: skip
 
     tests = (SpecificityTest(), PointingTest(), SegmentationTest(MaskFromRelevance(), name="masks"))
-    about = {**_about_pairs(seed), "texts": _TEXTS}
+    about = {**_about_pairs(seed), "texts": _TEXTS, **_spared(methods)}
     return Study(
         "clip-pairs", "CLIP", asked.model, asked.ask, source, count or COUNT, _chosen(methods, _faster()),
         tests, about=about,
@@ -318,6 +318,10 @@ def _about_pairs(seed: int) -> dict[str, str]:
         "data": f"fresh emoji scenes of two subjects, seed {seed + 1}",
         "asked for": "the first subject in even scenes, the second in odd ones",
     }
+
+
+def _spared(methods: Sequence[Method] | None) -> dict[str, str]:
+    return {} if methods else {"not asked, for their cost": ", ".join(_SLOW)}
 
 
 def _faster() -> tuple[Method, ...]:
