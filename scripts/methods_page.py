@@ -171,12 +171,17 @@ class Page:
         return f"{won} of {count}"
 
     def differences(self, method: str, others: Sequence[str], studies: Sequence[str]) -> str:
-        """A table of one method less each of the others, in every test; **bold** beyond the interval."""
+        """A table of one method less each of the others, in every test; **bold** beyond the interval.
+
+        A place is empty where a study did not ask that method, as its protocol says.
+        """
         lines = [_line(["study, test", *(f"{method} less {other}" for other in others)])]
         lines.append(_line(["---"] * (len(others) + 1)))
         for study in studies:
             for test, compared in self._of(study).comparisons.items():
-                cells = [_apart(compared.less(method, other)) for other in others]
+                cells = [
+                    _apart(compared.less(method, other)) if other in compared.rows else "" for other in others
+                ]
                 lines.append(_line([f"{study}, {test}: {compared.figure}", *cells]))
         return "\n".join(lines)
 
