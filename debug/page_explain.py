@@ -64,10 +64,9 @@ class ExplainTab:
         )
         self.method = gr.Dropdown(list(METHODS), value=METHOD, label="Method", filterable=True)
         with gr.Row():
-            self.layer = gr.Number(
-                label="Layer", placeholder="last", precision=0, min_width=90, visible=False
-            )
-            self.head = gr.Number(label="Head", placeholder="mean", precision=0, min_width=90, visible=False)
+            # A number field would show and send 0 where nothing was written.
+            self.layer = gr.Textbox(label="Layer", placeholder="last", max_lines=1, min_width=90)
+            self.head = gr.Textbox(label="Head", placeholder="mean", max_lines=1, min_width=90)
         self.model = gr.Textbox(
             label="Model",
             value=EMBEDDED,

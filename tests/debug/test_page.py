@@ -28,7 +28,7 @@ def draw_slowly(page: Page) -> None:
     size = page.get_by_label("Width x height")
     if not size.is_visible():
         page.get_by_role("button", name="Size, negative prompt").click()
-    size.fill("512x512")
+    size.fill("384x384")
     draw(page, "a cat and a frog", steps=100)
     expect(page.locator("#status")).to_contain_text(re.compile(r"image, \d+ of 100"))
     size.fill("")
