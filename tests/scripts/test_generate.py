@@ -218,7 +218,7 @@ def test_what_the_model_refuses_is_said_without_a_trace(
         ('{"format": 1}', "is damaged: KeyError"),
         (
             '{"format": 1, "settings": {"model": null}}',
-            "is damaged: ValueError: settings must be compare, device",
+            "is damaged: ValueError: settings must be check_model, compare, device",
         ),
     ],
 )
