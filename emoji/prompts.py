@@ -9,9 +9,9 @@ from typing import Final, Literal
 import numpy as np
 
 from .captions import Named, caption_for
-from .vocabulary import ANIMALS, COLOURS, HELD_OUT, OBJECTS, SUBJECTS, label
+from .vocabulary import ANIMALS, COLOURS, HELD_OUT, OBJECTS, SUBJECTS, is_seen, label
 
-Kind = Literal["animal-animal", "animal-object", "object-object", "single"]
+Kind = Literal["animal-animal", "animal-object", "object-object", "single", "three"]
 WORN: Final = ("bow", "crown", "glasses")
 """The objects of the 36 prompts "a X with a Y": what an animal may wear."""
 
@@ -80,6 +80,44 @@ def tuning_prompts(count: int, seed: int = 0) -> tuple[Prompt, ...]:
 def single_prompts() -> tuple[Prompt, ...]:
     """One prompt for each of the 24 subjects alone: "a cat"."""
     return tuple(_prompt(((name, None),), "single") for name in SUBJECTS)
+
+
+def coloured_prompts(seed: int = 0) -> tuple[Prompt, ...]:
+    """The 22 held-out pairs in which there is an object, each object in a colour drawn from `seed`.
+
+    To tell whether colours go where they belong: other than in the benchmark, what is worn has a colour too,
+    and for its other objects the colours are drawn again.
+    """
+    rng = np.random.default_rng([seed, 22])
+    pairs = [prompt for prompt in held_out_prompts() if set(prompt.subjects) & set(OBJECTS)]
+    return tuple(_prompt(_coloured(pair.subjects, rng), pair.kind, _linker(pair)) for pair in pairs)
+
+
+def three_subject_prompts(seed: int = 0) -> tuple[Prompt, ...]:
+    """Each of the 36 held-out pairs with a third subject: "a cat and a horse and a red bow".
+
+    The third is drawn from `seed` among those that the diffusion model has seen with either of the two, so
+    that one pair of the three is held out. Objects are coloured, each in a colour of its own.
+    """
+    rng = np.random.default_rng([seed, 3])
+    return tuple(
+        _prompt(_coloured((*pair.subjects, _third(pair.subjects, rng)), rng), "three")
+        for pair in held_out_prompts()
+    )
+
+
+def _third(pair: tuple[str, ...], rng: np.random.Generator) -> str:
+    known = [name for name in SUBJECTS if name not in pair and all(is_seen((name, one)) for one in pair)]
+    return str(rng.choice(known))
+
+
+def _coloured(names: tuple[str, ...], rng: np.random.Generator) -> tuple[Named, ...]:
+    colours = iter(rng.choice(COLOURS, size=len(names), replace=False))
+    return tuple((name, str(next(colours)) if name in OBJECTS else None) for name in names)
+
+
+def _linker(prompt: Prompt) -> str:
+    return " with " if " with " in prompt.text else " and "
 
 
 def _prompt(named: tuple[Named, ...], kind: Kind, linker: str = " and ") -> Prompt:

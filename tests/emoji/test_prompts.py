@@ -8,12 +8,14 @@ import pytest
 from heedful.emoji.prompts import (
     WORN,
     benchmark,
+    coloured_prompts,
     held_out_prompts,
     seen_prompts,
     single_prompts,
+    three_subject_prompts,
     tuning_prompts,
 )
-from heedful.emoji.vocabulary import ANIMALS, COLOURS, HELD_OUT, LABELS, SUBJECTS
+from heedful.emoji.vocabulary import ANIMALS, COLOURS, HELD_OUT, LABELS, OBJECTS, SUBJECTS
 
 
 def test_the_benchmark_has_each_pair_once_in_its_three_templates():
@@ -74,3 +76,34 @@ def test_there_is_one_prompt_a_subject_alone():
 def test_more_prompts_than_there_are_cannot_be_drawn(count: int):
     with pytest.raises(ValueError, match=f"240 seen pairs, one prompt each; got count={count}"):
         seen_prompts(count)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_coloured_prompts_name_each_held_out_object_in_a_colour(seed: int):
+    prompts = coloured_prompts(seed)
+
+    assert {frozenset(prompt.subjects) for prompt in prompts} == {
+        pair for pair in HELD_OUT if pair & set(OBJECTS)
+    }
+    for prompt in prompts:
+        colours = [colour for _, colour in prompt.named if colour is not None]
+        assert all((colour is not None) == (name in OBJECTS) for name, colour in prompt.named)
+        assert len(set(colours)) == len(colours)
+        assert all(label in LABELS and label in prompt.text for label in prompt.labels)
+        assert (" with " in prompt.text) == (prompt.subjects[1] in WORN and prompt.subjects[0] in ANIMALS)
+    assert coloured_prompts(seed) != coloured_prompts(seed + 1)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_three_subject_prompts_hold_one_held_out_pair_each(seed: int):
+    prompts = three_subject_prompts(seed)
+
+    assert {frozenset(prompt.subjects[:2]) for prompt in prompts} == HELD_OUT
+    for prompt in prompts:
+        assert len(set(prompt.subjects)) == 3
+        assert sum(pair <= set(prompt.subjects) for pair in HELD_OUT) == 1
+        colours = [colour for name, colour in prompt.named if name in OBJECTS]
+        assert None not in colours
+        assert len(set(colours)) == len(colours)
+        assert prompt.text.count(" and ") == 2
+    assert three_subject_prompts(seed) == prompts != three_subject_prompts(seed + 1)
