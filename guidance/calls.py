@@ -5,56 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import GuidanceError, UnsupportedError
-
-PIPELINES = ("StableDiffusionPipeline",)
-"""Class names of the pipelines that `guide` and `record` know (their subclasses included)."""
+from .errors import GuidanceError
 
 
-def refuse_unknown_pipeline(pipe: Any, who: str) -> None:
-    """Refuse a pipeline by its class name.
-
-    Raises:
-        UnsupportedError: neither its class nor one of its ancestors is in `PIPELINES`.
-    """
-    if not any(cls.__name__ in PIPELINES for cls in type(pipe).__mro__):
-        raise UnsupportedError(f"{who} does not know {type(pipe).__name__}; it knows: {', '.join(PIPELINES)}")
-
-
-def prompts_of(arguments: Mapping[str, Any]) -> tuple[list[str] | None, int]:
+def prompts_of(
+    arguments: Mapping[str, Any], embedded: str | Sequence[str] | None = None
+) -> tuple[list[str] | None, int]:
     """The prompts of a call and their number; None for the prompts where only embeddings were given.
 
+    `embedded` is the text of the embeddings, where it is known.
+
     Raises:
-        GuidanceError: neither prompts nor embeddings.
+        GuidanceError: neither prompts nor embeddings, or texts for another number of embeddings.
     """
-    prompt = arguments.get("prompt")
-    if prompt is None:
-        embeds = arguments.get("prompt_embeds")
-        if embeds is None:
-            raise GuidanceError("there is nothing to guide: give the pipeline a prompt")
+    prompt: Any = arguments.get("prompt")
+    embeds: Any = arguments.get("prompt_embeds")
+    if prompt is None and embeds is None:
+        raise GuidanceError("there is nothing to guide: give the pipeline a prompt")
+    if prompt is None and embedded is None:
         return None, len(embeds)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    given: Any = embedded if prompt is None else prompt
+    prompts = [given] if isinstance(given, str) else list(given)
+    if prompt is None and len(prompts) == 1:
+        prompts *= len(embeds)
+    if prompt is None and len(prompts) != len(embeds):
+        raise GuidanceError(f"prompt has {len(prompts)} texts for {len(embeds)} prompt_embeds; give one each")
     return prompts, len(prompts)
 
 
 def repeated(items: Sequence[Any], times: int) -> list[Any]:
     """Each item so many times in a row, as pipelines lay out several images a prompt."""
     return [item for item in items for _ in range(times)]
-
-
-def conditional_rows(pipe: Any, rows: int, images: int) -> slice:
-    """Which rows of the denoiser's batch are conditional: the last part, or the only one.
-
-    Raises:
-        UnsupportedError: the batch is not made of the parts that the pipeline says it has.
-    """
-    parts = 2 if pipe.do_classifier_free_guidance else 1
-    if rows != parts * images:
-        raise UnsupportedError(
-            f"the denoiser was called with {rows} rows for {images} images and {parts} part(s); guidance "
-            "does not know which of them are conditional"
-        )
-    return slice(rows - images, rows)
 
 
 def call_settings(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -19,27 +19,35 @@ from .processors import AllRecorded, Recorder, recording
 
 @dataclass(frozen=True)
 class DenoiserCall:
-    """One call of a denoiser, reduced to its conditional rows and ready to be repeated on other latents.
+    """One call of a denoiser on some rows, ready to be repeated on other latents.
+
+    This one is a UNet's. A denoiser of another kind has a subclass, which says where its latents and its text
+    stand among the arguments and how (batch, channel, height, width) is laid out there.
 
     Attributes:
         module: the denoiser.
-        arguments: its arguments by name, `sample` among them, conditional rows only.
+        arguments: its arguments by name.
         scale: the scheduler's input scale c; the denoiser is given c * latents.
+        channels: how many input channels are latents, the first ones (an inpainting model's others are mask
+            and image); None for all.
     """
 
     module: nn.Module
     arguments: Mapping[str, Any]
     scale: float = 1.0
+    channels: int | None = None
+
+    sample_name: ClassVar[str] = "sample"
 
     @property
-    def sample(self) -> Float[Tensor, "batch channel height width"]:
-        """What the denoiser was given: the latents, scaled."""
-        return self.arguments["sample"]
+    def sample(self) -> Tensor:
+        """What the denoiser was given, as it was given: the latents, scaled, and what comes with them."""
+        return self.arguments[self.sample_name]
 
     @property
     def latents(self) -> Float[Tensor, "batch channel height width"]:
         """The latents as the scheduler knows them, before its input scaling, in float32."""
-        sample = self.sample.detach().float()
+        sample = self.unpacked(self.sample.detach())[:, : self.channels].float()
         return sample if self.scale == 1 else sample / self.scale
 
     @property
@@ -48,9 +56,29 @@ class DenoiserCall:
         height, width = self.sample.shape[-2:]
         return height, width
 
+    @property
+    def text_length(self) -> int:
+        """Number of text tokens, image prompts that stand beside them apart."""
+        text = self.arguments["encoder_hidden_states"]
+        return (text[0] if isinstance(text, tuple) else text).shape[1]
+
+    def unpacked(self, sample: Tensor) -> Float[Tensor, "batch channel height width"]:
+        """What the denoiser and the scheduler take, laid out as an image."""
+        return sample
+
+    def packed(self, latents: Float[Tensor, "batch channel height width"]) -> Tensor:
+        """Latents laid out as the denoiser and the scheduler take them."""
+        return latents
+
     def rows(self, index: Int[Tensor, "row"]) -> DenoiserCall:
         """The same call for some of its images only."""
-        return DenoiserCall(self.module, take(self.arguments, index, len(self.sample)), self.scale)
+        return replace(self, arguments=take(self.arguments, index, len(self.sample)))
+
+    def moved(self, shift: Tensor) -> dict[str, Any]:
+        """The arguments with every part of the batch moved by the same shift of the (packed) latents."""
+        scaled = shift if self.scale == 1 else shift * self.scale
+        repeated = torch.cat([scaled] * (len(self.sample) // len(scaled))).to(self.sample.dtype)
+        return self._with(self.sample[:, : self.channels] + repeated)
 
     def attention(
         self, latents: Float[Tensor, "batch channel height width"], layers: Sequence[Layer]
@@ -61,13 +89,16 @@ class DenoiserCall:
 
         The maps are in the autograd graph of `latents`. The rest of the denoiser is not run.
         """
-        arguments = dict(self.arguments)
-        arguments["sample"] = (latents * self.scale).to(self.sample.dtype)
-        text = arguments["encoder_hidden_states"]
-        recorder = Recorder(layers, self.grid, text_length(text), stop=True)
+        arguments = self._with(self.packed(latents * self.scale).to(self.sample.dtype))
+        recorder = Recorder(layers, self.grid, self.text_length, stop=True)
         with recording(recorder), _eagerly(self.module), suppress(AllRecorded):
             self.module(**arguments)
         return recorder.maps
+
+    def _with(self, latents: Tensor) -> dict[str, Any]:
+        """The arguments with other (packed) latents, and what else stands in their tensor."""
+        whole = latents if self.channels is None else torch.cat([latents, self.sample[:, self.channels :]], 1)
+        return {**self.arguments, self.sample_name: whole}
 
 
 def by_name(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,12 +149,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-
-def text_length(encoder_hidden_states: Any) -> int:
-    """Number of text tokens in a denoiser's argument, which may carry image prompts beside them."""
-    text = encoder_hidden_states[0] if isinstance(encoder_hidden_states, tuple) else encoder_hidden_states
-    return text.shape[1]
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from .attach import lend
-from .calls import call_settings, conditional_rows, prompts_of, refuse_unknown_pipeline, repeated
+from .calls import call_settings
 from .denoiser import DenoiserCall, by_name, frozen, is_probed, probing
 from .errors import GuidanceError, UnsupportedError
-from .layers import Layer, LayerChoice, choose, cross_attention_layers
+from .hosts import Host, host_of, host_type
+from .hosts.base import first_number
+from .layers import Layer, LayerChoice
 from .limits import Latents, drift, norms
 from .objectives import Objective
 from .optimizer import Nudged, Probe, nudge
 from .prober import Prober
 from .results import GuidedRun, StepLog, described, library_versions
-from .schedulers import input_scale, keeps_sample, shifted_steps
+from .schedulers import keeps_sample, shifted_steps
 
 
 class Session:
@@ -51,6 +53,7 @@ def guide(
     objective: Objective,
     *,
     layers: LayerChoice = None,
+    prompt: str | Sequence[str] | None = None,
     progress: Callable[[StepLog], None] | None = None,
 ) -> Iterator[Session]:
     """Guide every call of a diffusers pipeline within the block; afterwards the pipeline is as it was.
@@ -60,11 +63,13 @@ def guide(
     the pipeline is replaced.
 
     Args:
-        pipe: a `StableDiffusionPipeline` or a subclass of it.
+        pipe: a pipeline of a class in `hosts.HOSTS`, or of a subclass of one.
         objective: what to want, such as `AttendAndExcite(words=["cat", "frog"])`, or any sum of losses, an
             `Objective`.
-        layers: which cross-attention layers to read, see `layers.choose`; None for those of a quarter of the
-            latents' grid.
+        layers: which layers to read, see `layers.choose`; None for those of a quarter of the latents' grid,
+            and for transformers those of docs/pipelines.md.
+        prompt: the text of `prompt_embeds`, one for all or one each, where the pipeline is called with these
+            and words are to be found.
         progress: called with the `StepLog` of each probed step, after the step.
 
     Yields:
@@ -75,13 +80,14 @@ def guide(
         GuidanceError, TokenNotFoundError, LayerNotFoundError: when the pipeline is called with what cannot
             be guided.
     """
-    refuse_unknown_pipeline(pipe, "guide")
+    host_type(pipe, "guide")
     session = Session()
 
     def call(inherited: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
         arguments = inspect.signature(inherited).bind(*args, **kwargs)
         arguments.apply_defaults()
-        guided = GuidedCall(pipe, objective, arguments.arguments, layers, progress)
+        host = host_of(pipe, arguments.arguments, prompt=prompt)
+        guided = GuidedCall(host, objective, layers, progress)
         with guided.attached():
             output = inherited(*args, **kwargs)
         session.runs.append(guided.result())
@@ -92,7 +98,7 @@ def guide(
 
 
 class GuidedCall:
-    """One guided call of a pipeline, from its arguments (all of them, by name) to its record.
+    """One guided call of a pipeline, from what is known of it to its record.
 
     What `guide` makes of every call; a pipeline that guides itself makes one and calls its host within
     `attached()`.
@@ -100,9 +106,8 @@ class GuidedCall:
 
     def __init__(
         self,
-        pipe: Any,
+        host: Host,
         objective: Objective,
-        arguments: Mapping[str, Any],
         layers: LayerChoice = None,
         progress: Callable[[StepLog], None] | None = None,
     ) -> None:
@@ -110,11 +115,11 @@ class GuidedCall:
             raise GuidanceError(
                 "guidance needs gradients, which torch.inference_mode() forbids; torch.no_grad() is fine"
             )
-        _refuse_unknown(pipe.scheduler)
-        self.pipe, self.objective, self.progress = pipe, objective, progress
-        self.layer_choice, self.arguments = layers, arguments
-        _refuse_clip_skip(pipe, arguments)
-        self.found_layers = cross_attention_layers(pipe.unet)
+        _refuse_unknown(host.pipe.scheduler)
+        _refuse_clip_skip(host.pipe, host.arguments)
+        self.host, self.pipe = host, host.pipe
+        self.objective, self.layer_choice, self.progress = objective, layers, progress
+        self.found_layers = self.host.layers()
         self.layers: tuple[Layer, ...] = ()
         self._read_prompts()
         self.index = 0
@@ -127,25 +132,24 @@ class GuidedCall:
         self._seen = False
 
     def _read_prompts(self) -> None:
-        prompts, count = prompts_of(self.arguments)
-        repeats = self.arguments["num_images_per_prompt"] or 1
-        spans = self.objective.spans(self.pipe.tokenizer, prompts, count)
-        self.prompts = repeated(prompts or (), repeats)
+        host = self.host
+        spans = self.objective.spans(host.tokenizer, host.prompts, host.count)
         self.prober, self.starter = (
-            Prober(objective, self.pipe.tokenizer, prompts, spans, repeats)
-            for objective in (self.objective, self.objective.for_start())
+            Prober(objective, host, spans) for objective in (self.objective, self.objective.for_start())
         )
         for prober in (self.prober, self.starter):
-            prober.layers(self.pipe.unet, self.found_layers)  # refuses what the model does not have
+            prober.layers(self.found_layers)  # refuses what the model does not have
         self.spans = self.prober.spans
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Within the block, the host's call is guided; everything is given back on every exit."""
+        denoiser = self.host.denoiser
         with ExitStack() as stack:
-            stack.enter_context(frozen(self.pipe.unet))
+            stack.enter_context(frozen(denoiser))
+            stack.enter_context(self.host.attached())
             stack.enter_context(shifted_steps(self.pipe.scheduler, self._shifted, self._step_done))
-            handle = self.pipe.unet.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
+            handle = denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
             stack.callback(handle.remove)
             yield
 
@@ -154,35 +158,33 @@ class GuidedCall:
     ) -> tuple[tuple[()], dict[str, Any]] | None:
         if is_probed(module):
             return None
-        named = by_name(module, args, kwargs)
+        call = self.host.call(by_name(module, args, kwargs))
         if not self._seen:
             self._seen = True
-            with probing(module):
-                self._nudge(module, named)
+            with probing(module), self.host.probing():
+                self._nudge(call)
         if self.shift is None:
             return None
-        sample = named["sample"]
-        scaled = self.shift * input_scale(self.pipe.scheduler, named["timestep"])
-        named["sample"] = sample + torch.cat([scaled] * (len(sample) // len(scaled))).to(sample.dtype)
-        return (), named
+        return (), self.host.after_nudge(call.moved(self.shift), self.shift * call.scale)
 
-    def _nudge(self, module: Any, named: dict[str, Any]) -> None:
+    def _nudge(self, whole: DenoiserCall) -> None:
         if not (any(self.spans) and (self.objective.published or keeps_sample(self.pipe.scheduler))):
             return
-        steps = len(self.pipe.scheduler.timesteps)
+        steps = self.host.steps
         update = self.index < self.objective.schedule.last(steps)
         threshold = self._due_threshold(steps, update)
         starts = self.index == 0 and self.objective.start is not None
         if not (update or starts) and threshold is None:
             return
-        call = self._conditional(module, named)
-        self.layers = choose(self.found_layers, call.grid, self.layer_choice)
+        rows = self.host.conditional_rows(len(whole.sample))
+        call = whole.rows(torch.arange(rows.start, rows.stop, device=whole.sample.device))
+        self.layers = self.host.choose(self.found_layers, call.grid, self.layer_choice)
         begun = self._started(call) if starts else None
         nudged = begun
         if update or threshold is not None:
             nudged = self._moved(call, call.latents if begun is None else begun.latents, update, threshold)
         assert nudged is not None
-        self._keep(nudged, call, named["timestep"], self.index / steps)
+        self._keep(nudged, call, self.index / steps)
 
     def _started(self, call: DenoiserCall) -> Nudged:
         assert self.objective.start is not None
@@ -190,7 +192,7 @@ class GuidedCall:
         return Nudged.unmoved(started.latents, started.probed)
 
     def _moved(self, call: DenoiserCall, latents: Latents, update: bool, threshold: float | None) -> Nudged:
-        progress = self.index / max(len(self.pipe.scheduler.timesteps) - 1, 1)
+        progress = self.index / max(self.host.steps - 1, 1)
         nudged = nudge(
             latents,
             self._probe(self.prober, call),
@@ -206,7 +208,7 @@ class GuidedCall:
         return nudged
 
     def _probe(self, prober: Prober, call: DenoiserCall) -> Probe:
-        layers = prober.layers(self.pipe.unet, self.layers)
+        layers = prober.layers(self.layers)
         return partial(prober.probe, call, layers, self.word_maps or None)
 
     def _due_threshold(self, steps: int, update: bool) -> float | None:
@@ -217,19 +219,14 @@ class GuidedCall:
         self.refined_until = self.index
         return heights[max(due)] if due else None
 
-    def _conditional(self, module: Any, named: dict[str, Any]) -> DenoiserCall:
-        rows = conditional_rows(self.pipe, len(named["sample"]), len(self.spans))
-        whole = DenoiserCall(module, named, input_scale(self.pipe.scheduler, named["timestep"]))
-        return whole.rows(torch.arange(rows.start, rows.stop, device=named["sample"].device))
-
-    def _keep(self, nudged: Nudged, call: DenoiserCall, timestep: Any, fraction: float) -> None:
+    def _keep(self, nudged: Nudged, call: DenoiserCall, fraction: float) -> None:
         shift = nudged.latents - call.latents
-        self.shift = shift if bool(shift.any()) else None
+        self.shift = call.packed(shift) if bool(shift.any()) else None
         self.word_maps = [maps.cpu() for maps in nudged.probed.word_maps]
         failed = (~nudged.probed.finite).nonzero().flatten().tolist()
         self.pending = StepLog(
             index=self.index,
-            timestep=float(timestep),
+            timestep=first_number(call.arguments["timestep"]),
             fraction=fraction,
             losses=tuple(nudged.probed.losses.tolist()),
             word_attention=tuple(tuple(maps.flatten(1).amax(1).tolist()) for maps in self.word_maps),
@@ -256,7 +253,7 @@ class GuidedCall:
         """The record of the call, once it has ended."""
         schedule = self.objective.schedule
         return GuidedRun(
-            prompts=tuple(self.prompts),
+            prompts=tuple(self.host.image_prompts),
             spans=tuple(self.spans),
             steps=tuple(self.steps),
             maps=tuple(self.word_maps),
@@ -268,7 +265,7 @@ class GuidedCall:
 
     def _settings(self) -> dict[str, Any]:
         return {
-            **call_settings(self.pipe, self.arguments),
+            **call_settings(self.pipe, self.host.arguments),
             "layers": [layer.name for layer in self.layers],
             "objective": described(self.objective),
         }

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .calls import repeated
 from .denoiser import DenoiserCall
-from .layers import Layer, self_attention_layers
+from .hosts import Host
+from .layers import Layer
 from .limits import Latents
 from .objectives import Objective
 from .optimizer import Probed
@@ -28,23 +29,16 @@ class Prober:
         count: number of probes so far, counted an image each.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        tokenizer: Any,
-        prompts: Sequence[str] | None,
-        spans: Sequence[Sequence[Span]],
-        repeats: int,
-    ) -> None:
-        """Everything the losses need is found and checked; each prompt has `repeats` images."""
-        self.objective, self.count = objective, 0
-        last = objective.last(tokenizer, prompts)
-        self.spans = repeated(spans, repeats)
-        self.last = None if last is None else repeated(last, repeats)
-        context = objective.context(tokenizer, prompts, spans)
-        self.context = {name: repeated(found, repeats) for name, found in context.items()}
+    def __init__(self, objective: Objective, host: Host, spans: Sequence[Sequence[Span]]) -> None:
+        """Everything the losses need is found and checked; `spans` are those of each prompt."""
+        self.objective, self.host, self.count = objective, host, 0
+        last = objective.last(host.tokenizer, host.prompts)
+        self.spans = repeated(spans, host.repeats)
+        self.last = None if last is None else repeated(last, host.repeats)
+        context = objective.context(host.tokenizer, host.prompts, spans)
+        self.context = {name: repeated(found, host.repeats) for name, found in context.items()}
 
-    def layers(self, unet: nn.Module, chosen: Sequence[Layer]) -> tuple[Layer, ...]:
+    def layers(self, chosen: Sequence[Layer]) -> tuple[Layer, ...]:
         """The layers to record: those chosen and, where a loss needs it, the self-attention beside them.
 
         Raises:
@@ -52,7 +46,7 @@ class Prober:
         """
         if "self_attention" not in self.objective.needs:
             return tuple(chosen)
-        return (*chosen, *self_attention_layers(unet, chosen))
+        return (*chosen, *self.host.self_attention(chosen))
 
     def probe(
         self,
@@ -73,6 +67,9 @@ class Prober:
             maps = part.attention(leaf, layers)
             losses = self.objective.loss(maps, spans, last, **self._context(chosen, previous))
             gradient = _gradient(losses, leaf, part.sample.dtype)
+        movable = self.host.movable()
+        if movable is not None:
+            gradient = gradient * (movable if len(movable) == 1 else movable[rows]).to(gradient)
         finite = gradient.flatten(1).isfinite().all(1) & losses.isfinite()
         gradient = torch.where(finite[:, None, None, None], gradient, 0.0)
         with torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from .attach import lend
-from .calls import call_settings, conditional_rows, prompts_of, refuse_unknown_pipeline, repeated
-from .denoiser import by_name, is_compiled, is_probed, text_length
+from .calls import call_settings, repeated
+from .denoiser import DenoiserCall, by_name, is_compiled, is_probed
 from .errors import GridMismatchError, GuidanceError, UnsupportedError
-from .layers import Grid, LayerChoice, choose, cross_attention_layers
+from .hosts import Host, host_of, host_type
+from .hosts.base import first_number
+from .layers import Grid, LayerChoice
 from .objectives import AttendAndExcite, Words
 from .parts import Parts, parts_of
 from .processors import observed
@@ -53,6 +55,7 @@ def record(
     layers: LayerChoice = None,
     resolve: str | Sequence[str] = (),
     grid: Grid | None = None,
+    prompt: str | Sequence[str] | None = None,
 ) -> Iterator[Recording]:
     """Record where each word looks in every call of a diffusers pipeline within the block.
 
@@ -69,7 +72,7 @@ def record(
     asks for.
 
     Args:
-        pipe: a `StableDiffusionPipeline` or a subclass of it.
+        pipe: a pipeline of a class in `hosts.HOSTS`, or of a subclass of one.
         words: words or phrases of the prompt, one list for all prompts or a list a prompt. None: every word
             of the prompt, articles too; where only embeddings are given, every position ("token 1").
         layers: which cross-attention layers, see `layers.choose`; None for all of them.
@@ -77,6 +80,7 @@ def record(
             (a map a layer on its own grid), "head" (a map a head of each layer). With "step", layers and
             heads are kept for each step too.
         grid: (height, width) of the common grid.
+        prompt: the text of `prompt_embeds`, one for all or one each, where the pipeline is called with these.
 
     Yields:
         A `Recording`, whose `record` is the frozen `AttentionRecord` of the latest call.
@@ -86,7 +90,7 @@ def record(
         TokenNotFoundError, LayerNotFoundError: when the pipeline is called, for words and layers not there.
         GuidanceError: something else to resolve by, or a grid that is none.
     """
-    refuse_unknown_pipeline(pipe, "record")
+    host_type(pipe, "record")
     axes = _axes(resolve)
     _check_grid(grid)
     recording = Recording()
@@ -94,7 +98,8 @@ def record(
     def call(inherited: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
         arguments = inspect.signature(inherited).bind(*args, **kwargs)
         arguments.apply_defaults()
-        recorded = RecordedCall(pipe, arguments.arguments, words, layers, axes, grid)
+        host = host_of(pipe, arguments.arguments, "record", prompt)
+        recorded = RecordedCall(host, words, layers, axes, grid)
         with recorded.attached():
             output = inherited(*args, **kwargs)
         recording.records.append(recorded.result())
@@ -105,38 +110,35 @@ def record(
 
 
 class RecordedCall:
-    """One recorded call of a pipeline, from its arguments (all of them, by name) to its record."""
+    """One recorded call of a pipeline, from what is known of it to its record."""
 
     def __init__(
         self,
-        pipe: Any,
-        arguments: Mapping[str, Any],
+        host: Host,
         words: Words = None,
         layers: LayerChoice = None,
         resolve: Sequence[Axis] = (),
         grid: Grid | None = None,
     ) -> None:
-        _refuse_compiled(pipe.unet)
-        self.pipe, self.arguments, self.words = pipe, arguments, words
+        _refuse_compiled(host.denoiser)
+        self.host, self.words = host, words
         self.layer_choice, self.resolve, self.grid = layers, tuple(resolve), grid
-        self.found_layers = cross_attention_layers(pipe.unet)
-        self.prompts, count = prompts_of(arguments)
-        self.repeats = arguments.get("num_images_per_prompt") or 1
-        self.images = count * self.repeats
-        self.asked = None if words is None else self._spans(count)
+        self.found_layers = self.host.layers()
+        self.asked = None if words is None else self._spans()
         self.parts: list[Parts] = []
         self.spans: tuple[tuple[Span, ...], ...] = ()
         self.timesteps: list[Any] = []
         self.tap: Tap | None = None
 
-    def _spans(self, count: int) -> tuple[tuple[Span, ...], ...]:
-        if self.prompts is None:
+    def _spans(self) -> tuple[tuple[Span, ...], ...]:
+        host = self.host
+        if host.prompts is None:
             raise GuidanceError(
                 "prompt_embeds came without a prompt, so words cannot be found; leave words out to record "
                 "every position"
             )
-        found = AttendAndExcite(words=self.words).spans(self.pipe.tokenizer, self.prompts, count)
-        return tuple(repeated(found, self.repeats))
+        found = AttendAndExcite(words=self.words).spans(host.tokenizer, host.prompts, host.count)
+        return tuple(repeated(found, host.repeats))
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -146,7 +148,7 @@ class RecordedCall:
 
             def before(module: Any, args: Any, kwargs: Any) -> None:
                 if not is_probed(module):
-                    self._before_denoiser(by_name(module, args, kwargs))
+                    self._before_denoiser(self.host.call(by_name(module, args, kwargs)))
                     self._observe(stack, lent)
 
             def after(module: Any, args: Any, output: Any) -> None:
@@ -154,8 +156,8 @@ class RecordedCall:
                     self._after_denoiser()
 
             for handle in (
-                self.pipe.unet.register_forward_pre_hook(before, with_kwargs=True),
-                self.pipe.unet.register_forward_hook(after),
+                self.host.denoiser.register_forward_pre_hook(before, with_kwargs=True),
+                self.host.denoiser.register_forward_hook(after),
             ):
                 stack.callback(handle.remove)
             yield
@@ -172,26 +174,25 @@ class RecordedCall:
                 lent[id(processor)] = processor
                 stack.enter_context(observed(processor, self.tap))
 
-    def _before_denoiser(self, named: Mapping[str, Any]) -> None:
-        sample, tokens = named["sample"], text_length(named["encoder_hidden_states"])
+    def _before_denoiser(self, call: DenoiserCall) -> None:
         if self.tap is None:
-            self._begin((sample.shape[-2], sample.shape[-1]), tokens)
+            self._begin(call.grid, call.text_length)
         assert self.tap is not None
-        self.tap.begin(conditional_rows(self.pipe, len(sample), self.images))
-        self.timesteps.append(named["timestep"])
+        self.tap.begin(self.host.conditional_rows(len(call.sample)))
+        self.timesteps.append(call.arguments["timestep"])
 
     def _begin(self, latents_grid: Grid, tokens: int) -> None:
-        chosen = self.found_layers
+        host, chosen = self.host, self.found_layers
         if self.layer_choice is not None:
-            chosen = choose(chosen, latents_grid, self.layer_choice)
-        common = self.grid or choose(chosen, latents_grid)[0].grid(latents_grid)
-        prompts = self.prompts if self.prompts is not None else [None] * (self.images // self.repeats)
-        parts = [parts_of(self.pipe.tokenizer, prompt, tokens) for prompt in prompts]
-        self.parts = repeated(parts, self.repeats)
+            chosen = host.choose(chosen, latents_grid, self.layer_choice)
+        common = self.grid or host.choose(chosen, latents_grid, None)[0].grid(latents_grid)
+        prompts = host.prompts if host.prompts is not None else [None] * host.count
+        parts = [parts_of(host.tokenizer, prompt, tokens) for prompt in prompts]
+        self.parts = repeated(parts, host.repeats)
         self.spans = self.asked or tuple(part.words for part in self.parts)
         indices = [[span.indices for span in image] for image in self.spans]
         sums = AttentionSums(common, merging(indices, tokens), self.resolve)
-        self.tap = Tap(self.pipe.unet, chosen, latents_grid, tokens, sums)
+        self.tap = Tap(host.denoiser, chosen, latents_grid, tokens, sums)
 
     def _after_denoiser(self) -> None:
         assert self.tap is not None
@@ -213,13 +214,13 @@ class RecordedCall:
         ]
         counts = [len(own) for own in self.spans]
         return AttentionRecord(
-            prompts=tuple(repeated(self.prompts or (), self.repeats)),
+            prompts=tuple(self.host.image_prompts),
             spans=self.spans,
             tokens=tuple(part.sequence for part in self.parts),
             text=tuple(part.text for part in self.parts),
             attention=tuple(attention),
             maps=tuple(_merged(one, own) for one, own in zip(attention, self.spans, strict=True)),
-            steps=tuple(float(torch.as_tensor(one).flatten()[0]) for one in self.timesteps[: sums.steps]),
+            steps=tuple(first_number(one) for one in self.timesteps[: sums.steps]),
             layers=tuple(layer.name for layer in self.tap.layers.values()),
             settings=self._settings(),
             versions=library_versions(),
@@ -234,7 +235,7 @@ class RecordedCall:
         assert self.tap is not None
         latents_grid = self.tap.latents_grid
         return {
-            **call_settings(self.pipe, self.arguments),
+            **call_settings(self.host.pipe, self.host.arguments),
             "grid": list(self.tap.sums.grid),
             "grids": {layer.name: list(layer.grid(latents_grid)) for layer in self.tap.layers.values()},
             "resolve": list(self.resolve),

@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 
 from ..guidance import AttendAndExcite, GuidedRun
 from ..guidance.guide import GuidedCall
+from ..guidance.hosts import Host
 from ..guidance.layers import Grid, cross_attention_layers
 from .redrawing import checked_call, redraw
 from .retry import Checker, Tried, best, strengthened
@@ -111,7 +112,7 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
 
         def draw(strength: float, changed: Mapping[str, Any]) -> tuple[Any, GuidedRun]:
             stronger = strengthened(objective, strength)
-            guided = GuidedCall(self, stronger, {**arguments.arguments, **changed}, layers)
+            guided = GuidedCall(Host(self, {**arguments.arguments, **changed}), stronger, layers)
             with guided.attached():
                 output = super(StableDiffusionAttendAndExcitePipeline, self).__call__(**{**host, **changed})
             return output, guided.result()

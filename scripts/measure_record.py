@@ -23,9 +23,10 @@ from unittest import mock
 
 import torch
 import typer
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from heedful.emoji import load_pipeline
 from heedful.guidance import AttentionRecord, record
+from heedful.guidance.hosts import Host
 from heedful.guidance.record import RecordedCall
 from heedful.guidance.sums import AttentionSums
 from heedful.guidance.tap import Tap
@@ -97,7 +98,9 @@ def _denoiser(device: str, dtype: torch.dtype) -> tuple[Any, tuple[torch.Tensor,
         inputs = (torch.randn(2, 4, 64, 64), torch.ones(1), torch.randn(2, 77, 768))
     moved = [one.to(dtype) if one.ndim > 1 else one for one in inputs]
     tokenizer = load_pipeline("cpu").tokenizer
-    pipe = SimpleNamespace(unet=unet.eval(), tokenizer=tokenizer, do_classifier_free_guidance=True)
+    pipe = SimpleNamespace(
+        unet=unet.eval(), tokenizer=tokenizer, do_classifier_free_guidance=True, scheduler=DDIMScheduler()
+    )
     return pipe, tuple(moved)
 
 
@@ -110,7 +113,7 @@ def _counted() -> list[str]:
         return counter.get_total_flops()
 
     plain = operations()
-    with RecordedCall(pipe, {"prompt": PROMPT}).attached():
+    with RecordedCall(Host(pipe, {"prompt": PROMPT})).attached():
         recorded = operations()
     share = 100 * (recorded / plain - 1)
     name = "recording all 16 layers of Stable Diffusion 1 at 512 pixels, heads averaged"
@@ -125,7 +128,7 @@ def _timed(rounds: int, device: str, dtype: torch.dtype) -> list[str]:
         pipe.unet(inputs[0][..., :16, :16], *inputs[1:])  # touches all weights once
         for _ in range(rounds):
             plain.append(_seconds(lambda: pipe.unet(*inputs), device))
-            with RecordedCall(pipe, {"prompt": PROMPT}).attached(), _time_in_taps(device) as taps:
+            with RecordedCall(Host(pipe, {"prompt": PROMPT})).attached(), _time_in_taps(device) as taps:
                 recorded.append(_seconds(lambda: pipe.unet(*inputs), device))
             within.append(sum(taps))
     alone = [100 * own / (whole - own) for own, whole in zip(within, recorded, strict=True)]

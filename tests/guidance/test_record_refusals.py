@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from guiding import PROMPT, state
 from heedful.guidance import (
     GridMismatchError,
@@ -16,6 +16,7 @@ from heedful.guidance import (
     UnsupportedError,
     record,
 )
+from heedful.guidance.hosts import Host
 from heedful.guidance.record import RecordedCall
 from tiny import tiny_pipeline as build
 from tiny import tiny_tokenizer
@@ -89,14 +90,14 @@ def test_asking_before_there_is_a_record(pipe):
 
 
 def test_a_call_without_a_step_has_nothing_to_record():
-    call = RecordedCall(build(), {"prompt": PROMPT})
+    call = RecordedCall(Host(build(), {"prompt": PROMPT}))
     with pytest.raises(GuidanceError, match="has not called its denoiser"):
         call.result()
 
 
 def test_rows_that_are_not_known_to_be_conditional_are_refused(pipe):
     pipe._guidance_scale = 1.0
-    call = RecordedCall(pipe, {"prompt": PROMPT})
+    call = RecordedCall(Host(pipe, {"prompt": PROMPT}))
     with pytest.raises(UnsupportedError, match=r"3 rows for 1 images and 1 part"), call.attached():
         pipe.unet(torch.zeros(3, 4, 8, 8), torch.tensor(1), torch.zeros(3, 77, 16))
 
@@ -106,7 +107,9 @@ def test_recording_all_layers_of_stable_diffusion_1_costs_a_hundredth_of_samplin
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()
         inputs = (torch.zeros(2, 4, 64, 64), torch.ones(1), torch.zeros(2, 77, 768))
-    pipe = SimpleNamespace(unet=unet, tokenizer=tiny_tokenizer(), do_classifier_free_guidance=True)
+    pipe = SimpleNamespace(
+        unet=unet, tokenizer=tiny_tokenizer(), do_classifier_free_guidance=True, scheduler=DDIMScheduler()
+    )
 
     def counted():
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -114,7 +117,7 @@ def test_recording_all_layers_of_stable_diffusion_1_costs_a_hundredth_of_samplin
         return counter.get_total_flops()
 
     plain = counted()
-    call = RecordedCall(pipe, {"prompt": PROMPT}, resolve=["step"])
+    call = RecordedCall(Host(pipe, {"prompt": PROMPT}), resolve=["step"])
     with call.attached():
         recorded = counted()
     assert call.tap is not None
