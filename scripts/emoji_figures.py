@@ -69,28 +69,28 @@ def in_group(row: Row, group: str) -> bool:
 def table(rows: Sequence[Row], titles: dict[str, str], key: str = "all_seen") -> str:
     """Markdown: a line a method, a column a group, each share with its Wilson interval and count."""
     groups = [(group, title) for group, title in GROUPS if any(in_group(row, group) for row in rows)]
-    lines = [_line(["method", *(title for _, title in groups), "UNet forwards an image"])]
-    lines.append(_line(["---"] * (len(groups) + 2)))
-    for method in _methods(rows, titles):
+    lines = [line(["method", *(title for _, title in groups), "UNet forwards an image"])]
+    lines.append(line(["---"] * (len(groups) + 2)))
+    for method in methods_of(rows, titles):
         own = [row for row in rows if row["method"] == method]
-        cells = [_share([row for row in own if in_group(row, group)], key) for group, _ in groups]
+        cells = [share([row for row in own if in_group(row, group)], key) for group, _ in groups]
         pairs = [row["forwards"] for row in own if in_group(row, "pairs")]
-        lines.append(_line([titles[method], *cells, f"{fmean(pairs):.1f}" if pairs else ""]))
+        lines.append(line([titles[method], *cells, f"{fmean(pairs):.1f}" if pairs else ""]))
     return "\n".join(lines)
 
 
 def differences(rows: Sequence[Row], titles: dict[str, str], key: str = "all_seen") -> str:
     """Markdown: each method against each before it, over all pairs, in percentage points."""
     pairs = [row for row in rows if in_group(row, "pairs")]
-    methods = _methods(pairs, titles)
-    lines = [_line(["difference on all pairs", "percentage points", "95 % interval"]), _line(["---"] * 3)]
+    methods = methods_of(pairs, titles)
+    lines = [line(["difference on all pairs", "percentage points", "95 % interval"]), line(["---"] * 3)]
     for index, method in enumerate(methods):
         for other in methods[:index]:
             found = paired_difference(pairs, method, other, key)
             if found is not None:
                 middle, low, high = (100 * value for value in found)
                 name = f"{titles[method]} against {titles[other]}"
-                lines.append(_line([name, f"{middle:+.1f}", f"{low:+.1f} to {high:+.1f}"]))
+                lines.append(line([name, f"{middle:+.1f}", f"{low:+.1f} to {high:+.1f}"]))
     return "\n".join(lines)
 
 
@@ -111,31 +111,38 @@ def report(rows: Sequence[Row], titles: dict[str, str], settings: dict[str, Any]
     )
 
 
-def write_between_marks(file: Path, text: str) -> None:
+def write_between_marks(file: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Put text between the marks of a document, in the place of what stood there.
 
     Raises `ValueError` if the document does not have both marks, in their order.
     """
     document = file.read_text(encoding="utf-8")
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = document.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"{file} must hold the marks {BEGIN} and {END}, each on a line of its own")
-    file.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"{file} must hold the marks {' and '.join(marks)}, each on a line of its own")
+    file.write_text(f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}", encoding="utf-8")
 
 
-def _methods(rows: Iterable[Row], titles: dict[str, str]) -> list[str]:
+def methods_of(rows: Iterable[Row], titles: dict[str, str]) -> list[str]:
+    """The methods that have rows, in the order of the titles."""
     present = {row["method"] for row in rows}
     return [method for method in titles if method in present]
 
 
-def _share(rows: Sequence[Row], key: str) -> str:
-    if not rows:
+def share(rows: Sequence[Row], key: str) -> str:
+    """The percentage of rows in which `key` is true, as a cell."""
+    return percentage(sum(bool(row[key]) for row in rows), len(rows))
+
+
+def percentage(hits: int, count: int) -> str:
+    """A share in percent with its Wilson interval, as a cell; an empty one where nothing was tried."""
+    if not count:
         return ""
-    hits = sum(bool(row[key]) for row in rows)
-    low, high = wilson(hits, len(rows))
-    return f"**{100 * hits / len(rows):.1f}** ({100 * low:.1f}-{100 * high:.1f}), n {len(rows)}"
+    low, high = wilson(hits, count)
+    return f"**{100 * hits / count:.1f}** ({100 * low:.1f}-{100 * high:.1f}), n {count}"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """A row of a markdown table."""
     return f"| {' | '.join(cells)} |"

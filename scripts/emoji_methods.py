@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +14,9 @@ from diffusers import StableDiffusionPipeline
 from heedful.emoji import load_pipeline
 from heedful.emoji.models import default_dtype
 from heedful.emoji.prompts import Prompt
-from heedful.guidance import AttendAndExcite, guide
+from heedful.guidance import AttendAndExcite, Objective, guide
 from heedful.guidance.tokens import find_spans
+from heedful.scripts.objectives import OBJECTIVES, objective
 from PIL.Image import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
@@ -100,8 +102,8 @@ def default(
     pipe: StableDiffusionPipeline, setting: Setting, prompts: Sequence[Prompt], noise: list[torch.Generator]
 ) -> list[Image]:
     """Our default, told the subjects' names and nothing else."""
-    objective = AttendAndExcite(words=[list(prompt.subjects) for prompt in prompts])
-    return _guided(pipe, objective, setting, prompts, noise)
+    wanted = AttendAndExcite(words=[list(prompt.subjects) for prompt in prompts])
+    return _guided(pipe, wanted, setting, prompts, noise)
 
 
 METHODS: Final[Mapping[str, Draw]] = {
@@ -116,6 +118,16 @@ TITLES: Final = {
     "paper": "heedful, parity preset",
     "default": "heedful, default",
 }
+
+
+def drawer(method: str) -> Draw:
+    """How a method draws: one of `METHODS`, or guidance by an objective of that name."""
+    return METHODS[method] if method in METHODS else partial(_by_objective, method)
+
+
+def title(method: str) -> str:
+    """What a method is, for a table."""
+    return TITLES[method] if method in TITLES else OBJECTIVES[method].about
 
 
 def load(model: Path | None, device: str) -> StableDiffusionPipeline:
@@ -200,14 +212,24 @@ def _common(setting: Setting) -> dict[str, Any]:
     return {"num_inference_steps": setting.steps, "guidance_scale": setting.guidance_scale}
 
 
-def _guided(
+def _by_objective(
+    name: str,
     pipe: StableDiffusionPipeline,
-    objective: AttendAndExcite,
     setting: Setting,
     prompts: Sequence[Prompt],
     noise: list[torch.Generator],
 ) -> list[Image]:
-    with guide(pipe, objective):
+    return _guided(pipe, objective(name, prompts), setting, prompts, noise)
+
+
+def _guided(
+    pipe: StableDiffusionPipeline,
+    wanted: Objective,
+    setting: Setting,
+    prompts: Sequence[Prompt],
+    noise: list[torch.Generator],
+) -> list[Image]:
+    with guide(pipe, wanted):
         return plain(pipe, setting, prompts, noise)
 
 

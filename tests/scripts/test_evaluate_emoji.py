@@ -15,9 +15,10 @@ from heedful.emoji.prompts import Prompt, single_prompts
 from heedful.emoji.vocabulary import LABELS
 from heedful.scripts import emoji_methods
 from heedful.scripts.emoji_figures import BEGIN, END
-from heedful.scripts.emoji_methods import METHODS, TITLES, Operations, Prices, Setting, seeded
+from heedful.scripts.emoji_methods import METHODS, TITLES, Operations, Prices, Setting, seeded, title
 from heedful.scripts.evaluate_emoji import METHODS as NAMES
 from heedful.scripts.evaluate_emoji import app
+from heedful.scripts.losses_table import MARKS
 from PIL.Image import Image
 from tiny import tiny_pipeline as build_tiny_pipeline
 from typer.testing import CliRunner
@@ -124,5 +125,39 @@ def test_an_unknown_method_is_refused_with_the_choices():
 
     assert result.exit_code == 2
     assert "no method magic; there are: plain, diffusers, paper, default" in " ".join(
+        result.output.replace("│", " ").split()
+    )
+
+
+def test_losses_are_compared_and_the_best_drawn_on_further_prompts(
+    offline: StableDiffusionPipeline, tmp_path: Path
+):
+    document, picture = tmp_path / "losses.md", tmp_path / "plot.png"
+    document.write_text("\n".join(MARKS))
+    arguments = (
+        "losses --limit 1 --seeds 1 --further 1 --best 1 --steps 5 --method plain --method peak".split()
+    )
+
+    result = CliRunner().invoke(
+        app, [*arguments, "--out", str(tmp_path), "--write", str(document), "--plot", str(picture)]
+    )
+
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert result.exit_code == 0, result.output
+    assert [(row["method"], row["set"]) for row in rows] == [
+        ("plain", "held-out"), ("peak", "held-out"), ("plain", "three"), ("plain", "coloured"),
+        ("peak", "three"), ("peak", "coloured"),
+    ]  # fmt: skip
+    assert rows[1]["forwards"] > rows[0]["forwards"] == pytest.approx(10, rel=1e-6)
+    assert rows[1]["settings"]["objective"] == title("peak") != "peak"
+    assert "`peak`" in document.read_text()
+    assert picture.exists()
+
+
+def test_an_unknown_objective_is_refused_with_the_choices():
+    result = CliRunner().invoke(app, ["losses", "--method", "magic"])
+
+    assert result.exit_code == 2
+    assert "no method magic; there are: plain, diffusers, paper, default, attend_and_excite" in " ".join(
         result.output.replace("│", " ").split()
     )
