@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from ..guidance import AttendAndExcite, GuidedRun
-from ..guidance.guide import GuidedCall
-from ..guidance.hosts import Host
-from ..guidance.layers import Grid, cross_attention_layers
-from .redrawing import checked_call, redraw
-from .retry import Checker, Tried, best, strengthened
+from ..guidance import AttendAndExcite, Objective
+from ..guidance.layers import Grid, LayerChoice, cross_attention_layers
+from ..guidance.objectives import Words
+from .mixin import AttendAndExciteMixin, objective_of
+from .retry import Checker
 
 _DEFAULT_ATTENTION_GRID = (16, 16)
 
 
-class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
+class StableDiffusionAttendAndExcitePipeline(AttendAndExciteMixin, StableDiffusionPipeline):
     """Stable Diffusion in which no subject of the prompt is neglected (Chefer et al., SIGGRAPH 2023).
 
     Takes the arguments of diffusers' deprecated class of this name and, given `token_indices`, computes what
@@ -33,14 +32,6 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
     what it can do besides: LoRA, IP-Adapter, `callback_on_step_end`, xFormers. After a call, `guided_run`
     holds its record, and with `heeded_or_retry` `tries` what was tried for each image.
     """
-
-    guided_run: GuidedRun | None = None
-    tries: tuple[tuple[Tried, ...], ...] = ()
-
-    def get_indices(self, prompt: str) -> dict[int, str]:
-        """The tokens of a prompt by position, to choose `token_indices` from."""
-        ids = self.tokenizer(prompt).input_ids
-        return dict(enumerate(self.tokenizer.convert_ids_to_tokens(ids)))
 
     @torch.no_grad()
     def __call__(
@@ -69,7 +60,10 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
         attn_res: Grid | None = _DEFAULT_ATTENTION_GRID,
         clip_skip: int | None = None,
         *,
-        words: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        words: Words = None,
+        objective: Objective | None = None,
+        layers: LayerChoice = None,
+        embedded_prompt: str | Sequence[str] | None = None,
         heeded_or_retry: int | None = None,
         checker: Checker | None = None,
         **kwargs: Any,
@@ -84,12 +78,9 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
                 height (0 to 1); None is {0: 0.05, 10: 0.5, 20: 0.8}.
             scale_factor: step size; 20 suits Stable Diffusion 1.
             attn_res: (height, width) of the attention maps to read. Where no layer has the default (16, 16),
-                or with None, the layers whose grid is closest to a quarter of the latents' are read.
-            heeded_or_retry: check every image, and where a word is not in it draw again, at most so many
-                times, the first one counted: with a nudge twice as strong, then from other seeds (see
-                `retry.plan`). The best image of each prompt is returned, and `guided_run` is the first's.
-            checker: what looks at an image, see `retry.Checker`; None for `heedful.explain.check`, which
-                knows the embedded model's world alone.
+                or with None, the layers whose grid is closest to a quarter of the latents' are read. `layers`
+                takes its place.
+            objective, layers, embedded_prompt, heeded_or_retry, checker: see `AttendAndExciteMixin.__call__`.
 
         Returns:
             What `StableDiffusionPipeline` returns.
@@ -97,35 +88,18 @@ class StableDiffusionAttendAndExcitePipeline(StableDiffusionPipeline):
         host = {name: value for name, value in locals().items() if name in _HOST_ARGUMENTS} | kwargs
         if callback is not None:
             host |= {"callback": callback, "callback_steps": callback_steps}
-        arguments = inspect.signature(super().__call__).bind(**host)
-        arguments.apply_defaults()
-        objective, layers = AttendAndExcite(words), None
-        if token_indices is not None:
-            layers = self._attention_grid(attn_res, height, width)
-            objective = AttendAndExcite.paper(
+        if token_indices is None or objective is not None:
+            wanted = objective_of(objective, words, token_indices)
+        else:
+            layers = self._attention_grid(attn_res, height, width) if layers is None else layers
+            wanted = AttendAndExcite.paper(
                 token_indices,
                 words,
                 max_iter_to_alter=max_iter_to_alter,
                 thresholds=thresholds,
                 scale_factor=scale_factor,
             )
-
-        def draw(strength: float, changed: Mapping[str, Any]) -> tuple[Any, GuidedRun]:
-            stronger = strengthened(objective, strength)
-            guided = GuidedCall(Host(self, {**arguments.arguments, **changed}), stronger, layers)
-            with guided.attached():
-                output = super(StableDiffusionAttendAndExcitePipeline, self).__call__(**{**host, **changed})
-            return output, guided.result()
-
-        self.tries = ()
-        if heeded_or_retry is None:
-            output, self.guided_run = draw(1.0, {})
-            return output
-        asked = {**arguments.arguments, "token_indices": token_indices}
-        looks = checked_call(self, asked, checker)
-        output, self.tries = redraw(asked, draw, heeded_or_retry, looks)
-        self.guided_run = best(self.tries[0]).run
-        return output
+        return self._heed(host, wanted, layers, embedded_prompt, heeded_or_retry, checker)
 
     def _attention_grid(self, wanted: Grid | None, height: int | None, width: int | None) -> Grid | None:
         default = self.unet.config.sample_size

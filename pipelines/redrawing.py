@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Final
 
 import torch
-from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
 from ..explain import check
 from ..explain.check import speaks_like_embedded
@@ -57,9 +57,10 @@ def redraw(
     images = [own[place].image for own, place in zip(tried, chosen, strict=True)]
     marks = [own[place] for own, place in zip(flags, chosen, strict=True)]
     detected = None if all(mark is None for mark in marks) else marks
-    output = StableDiffusionPipelineOutput(images=images, nsfw_content_detected=detected)
+    kept = {"images": images, "nsfw_content_detected": detected}
+    named = {field.name: kept[field.name] for field in fields(output)}
     whole = arguments.get("return_dict", True)
-    return output if whole else (images, detected), tuple(tuple(own) for own in tried)
+    return type(output)(**named) if whole else tuple(named.values()), tuple(tuple(own) for own in tried)
 
 
 def checked_call(pipe: Any, arguments: Mapping[str, Any], checker: Checker | None) -> Checker:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from PIL import Image
 
 from ..explain import Verdict
-from ..guidance import AttendAndExcite, GuidanceError, GuidedRun
+from ..guidance import GuidanceError, GuidedRun, Objective
 
 STRONGER: Final = 2.0
 """By how much a second try of the same noise is nudged more."""
@@ -19,6 +19,7 @@ SEEDS: Final = 2**63
 
 Checker = Callable[..., Verdict]
 """`checker(image, words, prompt=prompt)`: `heedful.explain.check`, or a partial of it with a model."""
+_Wanted = TypeVar("_Wanted", bound=Objective)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _goodness(verdict: Verdict) -> tuple[bool, float, float]:
     return verdict.heeded, verdict.share, mean
 
 
-def strengthened(objective: AttendAndExcite, strength: float) -> AttendAndExcite:
+def strengthened(objective: _Wanted, strength: float) -> _Wanted:
     """The objective with its step `strength` times as long; 1 leaves it as it is.
 
     Raises:

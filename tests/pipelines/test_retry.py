@@ -23,7 +23,7 @@ SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=2)
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heedful.pipelines.attend_and_excite.AttendAndExcite", Hasty)
+    monkeypatch.setattr("heedful.pipelines.mixin.AttendAndExcite", Hasty)
 
 
 def verdict(*shares: float) -> Verdict:
