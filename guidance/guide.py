@@ -258,6 +258,7 @@ class GuidedCall:
             steps=tuple(self.steps),
             maps=tuple(self.word_maps),
             probes=self.prober.count + self.starter.count,
+            control_passes=self.host.control_passes,
             aim=max(schedule.thresholds.values(), default=0.5),
             settings=self._settings(),
             versions=library_versions(),

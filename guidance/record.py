@@ -22,6 +22,7 @@ from .parts import Parts, parts_of
 from .processors import observed
 from .records import AttentionRecord
 from .results import library_versions
+from .schedulers import shifted_steps
 from .sums import AXES, AttentionSums, Axis, merging
 from .tap import Tap
 from .tokens import Span
@@ -129,6 +130,7 @@ class RecordedCall:
         self.spans: tuple[tuple[Span, ...], ...] = ()
         self.timesteps: list[Any] = []
         self.tap: Tap | None = None
+        self._seen = False
 
     def _spans(self) -> tuple[tuple[Span, ...], ...]:
         host = self.host
@@ -147,14 +149,16 @@ class RecordedCall:
             lent: dict[int, Any] = {}
 
             def before(module: Any, args: Any, kwargs: Any) -> None:
-                if not is_probed(module):
+                if not is_probed(module) and not self._seen:
                     self._before_denoiser(self.host.call(by_name(module, args, kwargs)))
                     self._observe(stack, lent)
 
             def after(module: Any, args: Any, output: Any) -> None:
-                if not is_probed(module):
+                if not is_probed(module) and not self._seen:
                     self._after_denoiser()
 
+            stack.enter_context(self.host.attached())
+            stack.enter_context(shifted_steps(self.host.pipe.scheduler, lambda sample: sample, self._step_done))
             for handle in (
                 self.host.denoiser.register_forward_pre_hook(before, with_kwargs=True),
                 self.host.denoiser.register_forward_hook(after),
@@ -197,6 +201,10 @@ class RecordedCall:
     def _after_denoiser(self) -> None:
         assert self.tap is not None
         self.tap.end()
+        self._seen = True
+
+    def _step_done(self) -> None:
+        self._seen = False  # a step's first call of the denoiser is the conditional one
 
     def result(self) -> AttentionRecord:
         """The record of the call, once it has ended.

@@ -61,6 +61,8 @@ class GuidedRun:
         aim: the attention peak from which on a word counts as attended.
         settings: pipeline, scheduler, layers, objective, steps, guidance scale, seeds.
         versions: of heedful and the libraries it stands on.
+        control_passes: rows of a batch on which ControlNets were run once more after a nudge, each of several
+            ControlNets counted.
     """
 
     prompts: tuple[str, ...]
@@ -71,6 +73,7 @@ class GuidedRun:
     aim: float
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
+    control_passes: int = 0
 
     @property
     def word_attention(self) -> tuple[tuple[float, ...], ...]:
@@ -95,6 +98,7 @@ class GuidedRun:
             "spans": [[asdict(span) for span in image] for image in self.spans],
             "steps": [asdict(step) for step in self.steps],
             "probes": self.probes,
+            "control_passes": self.control_passes,
             "aim": self.aim,
             "word_attention": [list(image) for image in self.word_attention],
             "attended": [list(image) for image in self.attended],

@@ -29,6 +29,7 @@ class Host:
         prompts: the prompts that are read for words, or None where only embeddings were given.
         count: number of prompts.
         repeats: images a prompt.
+        control_passes: rows on which ControlNets were run once more on nudged latents.
     """
 
     call_type: ClassVar[type[DenoiserCall]] = DenoiserCall
@@ -45,6 +46,7 @@ class Host:
         self.arguments = {**arguments, **arguments.get("kwargs", {})}
         self.prompts, self.count = prompts_of(self.arguments, prompt)
         self.repeats = int(self.arguments.get("num_images_per_prompt") or 1)
+        self.control_passes = 0
 
     @property
     def images(self) -> int:
