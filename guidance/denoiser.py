@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .intercept import eagerly
 from .layers import Grid, Layer
 from .maps import AttentionMaps
 from .processors import AllRecorded, Recorder, recording
@@ -91,7 +92,7 @@ class DenoiserCall:
         """
         arguments = self._with(self.packed(latents * self.scale).to(self.sample.dtype))
         recorder = Recorder(layers, self.grid, self.text_length, stop=True)
-        with recording(recorder), _eagerly(self.module), suppress(AllRecorded):
+        with recording(recorder), eagerly(self.module), suppress(AllRecorded):
             self.module(**arguments)
         return recorder.maps
 
@@ -140,24 +141,15 @@ def is_probed(module: nn.Module) -> bool:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient within the block, so that a probe keeps no more than it needs."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
+    """No parameter asks for a gradient within the block, so that a probe keeps no more than it needs.
+
+    Parameters are remembered by name, for offloading puts others in their place.
+    """
+    trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    for name in trainable:
+        module.get_parameter(name).requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether the module or a part of it runs as compiled code."""
-    compiled = any(getattr(part, "_compiled_call_impl", None) is not None for part in module.modules())
-    return compiled or hasattr(module, "_orig_mod")
-
-
-def _eagerly(module: nn.Module) -> Any:
-    if is_compiled(module):
-        return torch.compiler.set_stance("force_eager")
-    return nullcontext()
+        for name in trainable:
+            module.get_parameter(name).requires_grad_(True)

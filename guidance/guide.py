@@ -18,6 +18,7 @@ from .denoiser import DenoiserCall, by_name, frozen, is_probed, probing
 from .errors import GuidanceError, UnsupportedError
 from .hosts import Host, host_of, host_type
 from .hosts.base import first_number
+from .intercept import Given, as_given, intercepted
 from .layers import Layer, LayerChoice
 from .limits import Latents, drift, norms
 from .objectives import Objective
@@ -144,28 +145,25 @@ class GuidedCall:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Within the block, the host's call is guided; everything is given back on every exit."""
-        denoiser = self.host.denoiser
         with ExitStack() as stack:
-            stack.enter_context(frozen(denoiser))
             stack.enter_context(self.host.attached())
             stack.enter_context(shifted_steps(self.pipe.scheduler, self._shifted, self._step_done))
-            handle = denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
-            stack.callback(handle.remove)
+            stack.enter_context(intercepted(self.host.called, self._before_denoiser))
             yield
 
-    def _before_denoiser(
-        self, module: Any, args: Any, kwargs: Any
-    ) -> tuple[tuple[()], dict[str, Any]] | None:
-        if is_probed(module):
-            return None
-        call = self.host.call(by_name(module, args, kwargs))
+    def _before_denoiser(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
+        denoiser = self.host.denoiser
+        if is_probed(denoiser):
+            return args, kwargs
+        call = self.host.call(by_name(denoiser, args, kwargs))
         if not self._seen:
             self._seen = True
-            with probing(module), self.host.probing():
+            with probing(denoiser), frozen(denoiser), self.host.probing():
                 self._nudge(call)
         if self.shift is None:
-            return None
-        return (), self.host.after_nudge(call.moved(self.shift), self.shift * call.scale)
+            return args, kwargs
+        moved = self.host.after_nudge(call.moved(self.shift), self.shift * call.scale)
+        return as_given(denoiser, (args, kwargs), moved)
 
     def _nudge(self, whole: DenoiserCall) -> None:
         if not (any(self.spans) and (self.objective.published or keeps_sample(self.pipe.scheduler))):

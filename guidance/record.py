@@ -12,10 +12,11 @@ from torch import Tensor
 
 from .attach import lend
 from .calls import call_settings, repeated
-from .denoiser import DenoiserCall, by_name, is_compiled, is_probed
+from .denoiser import DenoiserCall, by_name, is_probed
 from .errors import GridMismatchError, GuidanceError, UnsupportedError
 from .hosts import Host, host_of, host_type
 from .hosts.base import first_number
+from .intercept import is_compiled
 from .layers import Grid, LayerChoice
 from .objectives import AttendAndExcite, Words
 from .parts import Parts, parts_of
@@ -121,7 +122,7 @@ class RecordedCall:
         resolve: Sequence[Axis] = (),
         grid: Grid | None = None,
     ) -> None:
-        _refuse_compiled(host.denoiser)
+        _refuse_compiled(host.called)
         self.host, self.words = host, words
         self.layer_choice, self.resolve, self.grid = layers, tuple(resolve), grid
         self.found_layers = self.host.layers()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..calls import prompts_of, repeated
 from ..denoiser import DenoiserCall
 from ..errors import UnsupportedError
+from ..intercept import unwrapped
 from ..layers import Grid, Layer, LayerChoice, choose, cross_attention_layers, self_attention_layers
 from ..schedulers import input_scale
 
@@ -24,6 +25,8 @@ class Host:
     asked may be asked from the first call of the denoiser on; prompts and layers at once.
 
     Attributes:
+        call_type: how a call of the denoiser is read.
+        denoiser_name: the component of the pipeline that is the denoiser.
         pipe: the pipeline.
         arguments: all arguments of its call by name, defaults included.
         prompts: the prompts that are read for words, or None where only embeddings were given.
@@ -33,6 +36,7 @@ class Host:
     """
 
     call_type: ClassVar[type[DenoiserCall]] = DenoiserCall
+    denoiser_name: ClassVar[str] = "unet"
 
     def __init__(
         self, pipe: Any, arguments: Mapping[str, Any], prompt: str | Sequence[str] | None = None
@@ -59,9 +63,14 @@ class Host:
         return repeated(self.prompts or (), self.repeats)
 
     @property
+    def called(self) -> nn.Module:
+        """What the pipeline calls: its denoiser, or what `torch.compile` has put around that."""
+        return getattr(self.pipe, self.denoiser_name)
+
+    @property
     def denoiser(self) -> nn.Module:
         """The model that predicts the noise or the velocity."""
-        return self.pipe.unet
+        return unwrapped(self.called)
 
     @property
     def tokenizer(self) -> Any:
