@@ -13,37 +13,60 @@ from .words import folded
 _UNLIMITED = 1_000_000  # transformers writes "no limit" as an absurdly large model_max_length
 
 Offsets = tuple[int, int]
+Range = tuple[int, int]
+
+PADDING = "padding"
+"""What the positions after the end token are called."""
+OTHER_TEXT = "another prompt"
+"""What the positions of an encoder are called that was given another prompt."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A prompt's tokens without padding.
+    """A prompt's tokens, up to the last that is no padding.
 
     `prompt` is the text really encoded: names of several vectors ("<toy>") are written out ("<toy>
-    <toy>_1"), as diffusers does. `offsets` gives, for each position, the characters (start, end) it stands
-    for, (0, 0) for start and end token. `first` is the position of the first token of the text (1 after a
-    start token, else 0), `last` that of the end token, one past the text. `names` are the tokens added to
-    the tokenizer, special ones apart.
+    <toy>_1"), as diffusers does. `pieces` are the tokens as the tokenizer writes them. `offsets` gives, for
+    each position, the characters (start, end) it stands for, (0, 0) for start and end token. `ranges` are
+    the prompt's own tokens, each (first, end): one range, from 1 after a start token, else from 0; one an
+    encoder where several stand one after the other (`joined`). `limit` is how many tokens the encoder takes;
+    `names` are the tokens added to the tokenizer, special ones apart.
     """
 
     prompt: str
     ids: tuple[int, ...]
+    pieces: tuple[str, ...]
     offsets: tuple[Offsets, ...]
-    first: int
-    last: int
+    ranges: tuple[Range, ...]
     truncated: bool
+    limit: int
     names: frozenset[str]
+
+    @property
+    def first(self) -> int:
+        """The position of the first token of the text."""
+        return self.ranges[0][0]
+
+    @property
+    def last(self) -> int:
+        """The position of the end token, one past the text."""
+        return self.ranges[-1][1]
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """The positions of the prompt's own tokens."""
+        return tuple(index for first, end in self.ranges for index in range(first, end))
 
     @property
     def visible_end(self) -> int:
         """Number of characters of the prompt that truncation has left."""
-        return max((end for _, end in self.offsets[self.first : self.last]), default=0)
+        return max((self.offsets[index][1] for index in self.own), default=0)
 
     def positions(self, start: int, end: int) -> tuple[int, ...]:
         """Return the token positions that stand for any of the characters start..end (exclusive)."""
         return tuple(
             index
-            for index in range(self.first, self.last)
+            for index in self.own
             if self.offsets[index][0] < min(end, self.offsets[index][1]) and start < self.offsets[index][1]
         )
 
@@ -51,12 +74,18 @@ class Encoding:
 def encode(tokenizer: Any, prompt: str, max_length: int | None = None) -> Encoding:
     """Encode a prompt as diffusers' pipelines do, truncated to `max_length` (default: the tokenizer's own).
 
+    A tokenizer that says itself how it encodes a prompt, by a method `encoding`, is asked
+    (`joined.JoinedTokenizer`, which has lengths of its own).
+
     Raises:
         GuidanceError: the prompt is not one string.
         UnsupportedError: the tokenizer pads on the left, so that positions depend on the padding.
     """
     if not isinstance(prompt, str):
         raise GuidanceError(f"spans are found in one prompt, a string; got {type(prompt).__name__}")
+    if hasattr(tokenizer, "encoding"):
+        found: Encoding = tokenizer.encoding(prompt)
+        return found
     if getattr(tokenizer, "padding_side", "right") == "left":
         raise UnsupportedError('the tokenizer pads on the left; set tokenizer.padding_side = "right"')
     limit = max_length or tokenizer.model_max_length
@@ -73,7 +102,9 @@ def encode(tokenizer: Any, prompt: str, max_length: int | None = None) -> Encodi
     last = len(ids) - (tokenizer.num_special_tokens_to_add() - first)
     inner = encoded["offset_mapping"][first:last] if fast else align(tokenizer, ids[first:last], prompt)
     offsets = ((0, 0),) * first + tuple((int(a), int(b)) for a, b in inner) + ((0, 0),) * (len(ids) - last)
-    return Encoding(prompt, ids, offsets, first, last, len(whole) > last - first, names)
+    pieces = tuple(str(piece) for piece in tokenizer.convert_ids_to_tokens(list(ids)))
+    truncated = len(whole) > last - first
+    return Encoding(prompt, ids, pieces, offsets, ((first, last),), truncated, limit, names)
 
 
 def align(tokenizer: Any, ids: Sequence[int], prompt: str) -> tuple[Offsets, ...]:

@@ -12,11 +12,21 @@ from torch import Tensor
 
 from .errors import GuidanceError
 from .limits import Limits
-from .losses import Loss, Losses, Spans, attend_and_excite, overlap, subject_maps, weighted, weighted_sum
+from .losses import (
+    Last,
+    Loss,
+    Losses,
+    Spans,
+    attend_and_excite,
+    overlap,
+    subject_maps,
+    weighted,
+    weighted_sum,
+)
 from .maps import AttentionMaps
 from .optimizer import GradientStep, RelativeStep, Schedule, Step
 from .start import Start
-from .tokens import Span, find_spans, last_token, spans_from_indices
+from .tokens import Span, find_spans, own_tokens, spans_from_indices
 from .wants import Boxes, Groups, find_context, needed, one_a_prompt
 
 Words = Sequence[str] | Sequence[Sequence[str]] | None
@@ -106,11 +116,12 @@ class Objective:
         words = one_a_prompt(self._asked(), images, "words", _holds(str))
         return tuple(find_spans(tokenizer, text, own) for text, own in zip(prompts, words, strict=True))
 
-    def last(self, tokenizer: Any, prompts: Sequence[str] | None) -> list[int] | None:
-        """Where each prompt's own tokens end; None if end token and padding compete (as published)."""
+    def last(self, tokenizer: Any, prompts: Sequence[str] | None) -> Last | None:
+        """Where each prompt's own tokens end, or their ranges; None if end token and padding compete (as
+        published)."""
         if self.published or prompts is None:
             return None
-        return [last_token(tokenizer, prompt) for prompt in prompts]
+        return [own_tokens(tokenizer, prompt) for prompt in prompts]
 
     def context(
         self, tokenizer: Any, prompts: Sequence[str] | None, spans: Sequence[Sequence[Span]]
@@ -123,13 +134,13 @@ class Objective:
         return find_context(self.losses, tokenizer, prompts, spans, self.groups, self.boxes)
 
     def word_maps(
-        self, maps: AttentionMaps, spans: Spans, last: Sequence[int] | None
+        self, maps: AttentionMaps, spans: Spans, last: Last | None
     ) -> list[Float[Tensor, "_span height width"]]:
         """Each image's map of each span, 0 to 1, as the losses read it by default."""
         return subject_maps(maps, spans, last=last, published=self.published)
 
     def loss(
-        self, maps: AttentionMaps, spans: Spans, last: Sequence[int] | None, **context: Any
+        self, maps: AttentionMaps, spans: Spans, last: Last | None, **context: Any
     ) -> Float[Tensor, "batch"]:
         """The loss of each image; `context` is what `context` found, and `previous` maps."""
         return weighted_sum(self.losses, maps, spans, last=last, **context)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .encoding import Encoding, encode
+from .encoding import OTHER_TEXT, PADDING, Encoding, encode
 from .tokens import Span
 from .words import Word, occurrences, whole_words
-
-PADDING = "padding"
-"""What the positions after the end token are called."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +17,17 @@ class Parts:
     Attributes:
         words: every word of the prompt in its order, articles too, each with all its tokens.
         sequence: all parts in their order: start token, words, what stands between them, end token, and
-            padding, which is one position, that after the end token.
-        text: where the prompt's own tokens begin and end (exclusive): after the start, before the end token.
+            padding, which is the position after the end token and, with several encoders, what fills up the
+            others' sequences.
+        text: where the prompt's own tokens begin and end (exclusive): after the start, before the end token;
+            a pair an encoder where several stand one after the other.
         columns: number of positions; the last one stands for all padding where there is any.
         left_out: words that have no token of their own: cut off by the text encoder's limit, mostly.
     """
 
     words: tuple[Span, ...]
     sequence: tuple[Span, ...]
-    text: tuple[int, int]
+    text: tuple[int, ...]
     columns: int
     left_out: tuple[str, ...] = ()
 
@@ -50,10 +49,11 @@ def parts_of(tokenizer: Any, prompt: str | None, text_length: int) -> Parts:
     visible = [word for word in whole if _indices(encoding, word)]
     words = tuple(_span(encoding, word) for word in visible)
     columns = min(len(encoding.ids) + 1, text_length)
-    others = _others(tokenizer, encoding, words, columns)
+    others = _others(encoding, words, columns)
     sequence = tuple(sorted((*words, *others), key=lambda span: span.indices))
     left_out = tuple(word.text for word in whole if word not in visible)
-    return Parts(words, sequence, (encoding.first, encoding.last), columns, left_out)
+    text = tuple(end for own in encoding.ranges for end in own)
+    return Parts(words, sequence, text, columns, left_out)
 
 
 def _indices(encoding: Encoding, word: Word) -> tuple[int, ...]:
@@ -66,24 +66,22 @@ def _span(encoding: Encoding, word: Word) -> Span:
     return Span(word.text, _indices(encoding, word), 1 + sum(other.start < word.start for other in same))
 
 
-def _others(tokenizer: Any, encoding: Encoding, words: tuple[Span, ...], columns: int) -> list[Span]:
+def _others(encoding: Encoding, words: tuple[Span, ...], columns: int) -> list[Span]:
     """Start and end token, padding, and what belongs to no word, such as a comma."""
     taken = {index for word in words for index in word.indices}
-    found = [
-        Span(_named(tokenizer, encoding, index), (index,)) for index in range(columns) if index not in taken
-    ]
-    seen: dict[str, int] = {}
-    for place, span in enumerate(found):
-        seen[span.text] = seen.get(span.text, 0) + 1
-        found[place] = Span(span.text, span.indices, seen[span.text])
-    return found
+    found: list[Span] = []
+    filling: dict[str, list[int]] = {}
+    for index in (index for index in range(columns) if index not in taken):
+        name = _named(encoding, index)
+        if name in (PADDING, OTHER_TEXT):
+            filling.setdefault(name, []).append(index)
+        else:
+            found.append(Span(name, (index,), 1 + sum(span.text == name for span in found)))
+    return [*found, *(Span(name, tuple(indices)) for name, indices in filling.items())]
 
 
-def _named(tokenizer: Any, encoding: Encoding, index: int) -> str:
+def _named(encoding: Encoding, index: int) -> str:
     if index >= len(encoding.ids):
         return PADDING
-    if encoding.first <= index < encoding.last:
-        text = encoding.prompt[slice(*encoding.offsets[index])]
-        if text.strip():
-            return text
-    return str(tokenizer.convert_ids_to_tokens(encoding.ids[index]))
+    text = encoding.prompt[slice(*encoding.offsets[index])]
+    return text if text.strip() else encoding.pieces[index]

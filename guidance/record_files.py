@@ -58,7 +58,7 @@ def _read(tensors: Mapping[str, Tensor], told: dict[str, Any]) -> AttentionRecor
     for kind in ("spans", "tokens"):
         told[kind] = tuple(tuple(_span(one) for one in image) for image in told[kind])
     told |= {kind: tuple(told[kind]) for kind in ("prompts", "steps", "layers")}
-    told["text"] = tuple((int(first), int(last)) for first, last in told["text"])
+    told["text"] = tuple(tuple(int(end) for end in ends) for ends in told["text"])
     for kind in ("attention", "maps"):
         told[kind] = tuple(tensors[f"{kind}/{image}"] for image in images)
     if "step_maps/0" in tensors:

@@ -49,7 +49,7 @@ class AttentionRecord:
         tokens: every part of the prompt's sequence in its order: words, start and end token, padding (one
             part, whose index is that of its first position).
         text: of each prompt, where its own tokens begin and end: the position after the start token, and
-            that of the end token.
+            that of the end token; a pair an encoder where the texts of several stand one after the other.
         attention: the mean over steps, layers and heads, for each position; the last one stands for all
             padding, where there is any. Sums to 1 over the positions.
         maps: the words' part of it, in the order of `spans`.
@@ -66,7 +66,7 @@ class AttentionRecord:
     prompts: tuple[str, ...]
     spans: tuple[tuple[Span, ...], ...]
     tokens: tuple[tuple[Span, ...], ...]
-    text: tuple[tuple[int, int], ...]
+    text: tuple[tuple[int, ...], ...]
     attention: tuple[Float[Tensor, "_token height width"], ...]
     maps: tuple[Float[Tensor, "_span height width"], ...]
     steps: tuple[float, ...]
@@ -193,8 +193,9 @@ class AttentionRecord:
         shares = shares_within(self.attention[image], area)
         others = [part for part in self.tokens[image] if not set(part.indices) & set(span.indices)]
         if not specials:
-            first, last = self.text[image]
-            others = [part for part in others if first <= part.indices[0] < last]
+            ends = self.text[image]
+            text = {index for pair in zip(ends[::2], ends[1::2], strict=True) for index in range(*pair)}
+            others = [part for part in others if part.indices[0] in text]
         rivals = [Rival(part, float(shares[list(part.indices)].sum()), own) for part in others]
         return tuple(sorted(rivals, key=lambda rival: -rival.share))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from .encoding import Encoding, encode
+from .encoding import Encoding, Range, encode
 from .errors import TokenNotFoundError
 from .words import Word, content_words, folded, occurrences, whole_words
 
@@ -103,6 +103,16 @@ def last_token(tokenizer: Any, prompt: str, *, max_length: int | None = None) ->
     return encode(tokenizer, prompt, max_length).last
 
 
+def own_tokens(tokenizer: Any, prompt: str) -> int | tuple[Range, ...]:
+    """Return where the prompt's own tokens stand, as the losses' `last` has it.
+
+    The position of the end token where they are 1 .. last - 1, else ranges ((first, end), ...): without a
+    start token, or for several encoders one after the other.
+    """
+    ranges = encode(tokenizer, prompt).ranges
+    return ranges[0][1] if len(ranges) == 1 and ranges[0][0] == 1 else ranges
+
+
 def _content_spans(encoding: Encoding) -> tuple[Span, ...]:
     words = content_words(encoding.prompt, encoding.names)
     if encoding.first == encoding.last:
@@ -138,7 +148,7 @@ def _find(encoding: Encoding, asked: str) -> Span:
 def _place(encoding: Encoding, word: Word, asked: str) -> Span:
     if encoding.truncated and word.end > encoding.visible_end:
         raise TokenNotFoundError(
-            f'word "{asked}" is cut off: the text encoder takes {encoding.last + 1} tokens, the end token '
+            f'word "{asked}" is cut off: the text encoder takes {encoding.limit} tokens, the end token '
             f"included; the words that remain are: {_choices(encoding)}. Shorten the prompt"
         )
     indices = encoding.positions(word.start, word.end)
@@ -170,11 +180,8 @@ def _check_index(encoding: Encoding | None, index: object) -> None:
         raise TokenNotFoundError(
             f"token index {index} is out of range; the text begins at 1, after the start token"
         )
-    if encoding is not None and not encoding.first <= index < encoding.last:
-        tokens = ", ".join(
-            f"{i}: {encoding.prompt[slice(*encoding.offsets[i])]}"
-            for i in range(encoding.first, encoding.last)
-        )
+    if encoding is not None and index not in encoding.own:
+        tokens = ", ".join(f"{i}: {encoding.prompt[slice(*encoding.offsets[i])]}" for i in encoding.own)
         raise TokenNotFoundError(
             f"token index {index} is out of range for the prompt {_quoted(encoding.prompt)}; its tokens are: "
             f"{tokens or 'none'}"
@@ -182,10 +189,15 @@ def _check_index(encoding: Encoding | None, index: object) -> None:
 
 
 def _repetition(encoding: Encoding, indices: tuple[int, ...]) -> int:
-    """Count how often the same tokens, at the same distances, have begun up to here."""
-    distances = [index - indices[0] for index in indices]
-    wanted = [encoding.ids[index] for index in indices]
-    starts = range(encoding.first - min(distances), indices[0] + 1)
+    """Count how often the same tokens, at the same distances, have begun up to here.
+
+    Of several encoders the one counts that the first token belongs to: their numbers mean different tokens.
+    """
+    first, end = next(own for own in encoding.ranges if own[0] <= indices[0] < own[1])
+    here = [index for index in indices if first <= index < end]
+    distances = [index - here[0] for index in here]
+    wanted = [encoding.ids[index] for index in here]
+    starts = range(first - min(distances), here[0] + 1)
     return sum([encoding.ids[start + d] for d in distances] == wanted for start in starts)
 
 

@@ -13,6 +13,7 @@ from .initno import self_attention_conflict
 from .needs import Loss, Losses, beyond, name_of, needs, required_by, taken_by, weighted, weighted_sum
 from .overlaps import intersection_over_union, overlap, retention
 from .reading import (
+    Last,
     Reading,
     Spans,
     distributions,
@@ -48,6 +49,7 @@ LOSSES: dict[str, Loss] = {
 
 __all__ = [
     "LOSSES",
+    "Last",
     "Loss",
     "Losses",
     "Reading",

@@ -14,7 +14,7 @@ from ..errors import GuidanceError
 from ..maps import AttentionMaps, Grid
 from ..regions import Region, cells, coverage
 from .needs import needs
-from .reading import Reading, Spans, span_attention, subject_maps
+from .reading import Last, Reading, Spans, span_attention, subject_maps
 
 Boxes = Sequence[Sequence[Region | None]]
 """For each image and span the box or mask it is wanted in; None for anywhere."""
@@ -85,7 +85,7 @@ def layout_energy(
     spans: Spans,
     *,
     boxes: Boxes,
-    last: Sequence[int] | None = None,
+    last: Last | None = None,
     grid: Grid | None = None,
 ) -> Float[Tensor, "batch"]:
     """The energy of layout guidance: all of a word's attention should lie in its box.

@@ -20,14 +20,17 @@ from ..maps import AttentionMaps, Grid
 from ..tokens import Span
 
 Spans = Sequence[Sequence[Span]]
+Last = Sequence[int | Sequence[tuple[int, int]]]
 
 
 class Reading(TypedDict, total=False):
     """How maps are read before a loss judges them; every loss takes these as keywords.
 
-    last: position of the end token of each image's prompt; the softmax then runs over the prompt's own
-        tokens only. None (default): over all positions but the start token and the very last one.
-    temperature: factor on the attention before that softmax (default 100).
+    last: position of the end token of each image's prompt, or the ranges ((first, end), ...) of its own
+        tokens where they do not stand at 1 .. last - 1; the softmax then runs over the prompt's own tokens
+        only. None (default): over all positions but the start token and the very last one.
+    temperature: factor on the attention before that softmax (default 100); None: no softmax, the attention
+        as it is, in which a word competes with the start token too.
     sigma: width of the Gaussian that smooths a map, in cells (default 0.5); None leaves maps as they are.
     kernel_size: the Gaussian's cells a side, odd (default 3).
     published: use the Gaussian that the published code computes, sqrt(2) wider than its sigma says (default
@@ -35,8 +38,8 @@ class Reading(TypedDict, total=False):
     grid: (height, width) that the layers are pooled to; None (default) wants them to share one.
     """
 
-    last: Sequence[int] | None
-    temperature: float
+    last: Last | None
+    temperature: float | None
     sigma: float | None
     kernel_size: int
     published: bool
@@ -56,8 +59,8 @@ def subject_maps(
     maps: AttentionMaps,
     spans: Spans,
     *,
-    last: Sequence[int] | None = None,
-    temperature: float = 100.0,
+    last: Last | None = None,
+    temperature: float | None = 100.0,
     sigma: float | None = 0.5,
     kernel_size: int = 3,
     published: bool = False,
@@ -71,16 +74,17 @@ def subject_maps(
     Raises:
         TokenNotFoundError, GridMismatchError: as in `attend_and_excite`.
     """
-    normalised = normalise_over_text(maps.mean(grid), last, temperature)
-    _check_spans(spans, last, normalised.shape[0], normalised.shape[3])
+    mean = maps.mean(grid)
+    read = mean if temperature is None else normalise_over_text(mean, last, temperature)
+    _check_spans(spans, last, mean.shape[0], mean.shape[3])
     return [
         smooth(image, sigma, kernel_size, published=published) if len(image) else image
-        for image in word_maps(normalised, spans)
+        for image in word_maps(read, spans)
     ]
 
 
 def span_attention(
-    maps: AttentionMaps, spans: Spans, last: Sequence[int] | None = None, grid: Grid | None = None
+    maps: AttentionMaps, spans: Spans, last: Last | None = None, grid: Grid | None = None
 ) -> list[Float[Tensor, "_span height width"]]:
     """Return, for each image, how much attention each of its spans gets: the sum over its tokens, 0 to 1.
 
@@ -110,15 +114,15 @@ def distributions(
 
 def normalise_over_text(
     mean_maps: Float[Tensor, "batch height width token"],
-    last: Sequence[int] | None = None,
+    last: Last | None = None,
     temperature: float = 100.0,
 ) -> Float[Tensor, "batch height width token"]:
     """Softmax of the attention over the text's own tokens, at each position of the grid.
 
     The start token, a sink that holds most of the attention, is left out. With `last` given, image i keeps
-    the positions 1 .. last[i] - 1, its prompt's own tokens: end token and padding are left out too. Without
-    it only the start token and the very last position are left out (the published code for Stable Diffusion
-    1), so that end token and padding compete with the words.
+    the positions 1 .. last[i] - 1, or those of the ranges last[i], its prompt's own tokens: end token and
+    padding are left out too. Without it only the start token and the very last position are left out (the
+    published code for Stable Diffusion 1), so that end token and padding compete with the words.
 
     Formula: softmax over the kept positions of temperature * A. Absolute positions stay; what is left out is
     exactly 0. Values 0..1, each grid position sums to 1 (to 0 for an image whose prompt is empty).
@@ -191,25 +195,43 @@ def kernel(sigma: float, size: int = 3, published: bool = False) -> Float[Tensor
     return weights / weights.sum()
 
 
-def _kept_positions(batch: int, tokens: int, last: Sequence[int] | None) -> Tensor:
-    ends = [tokens - 1] * batch if last is None else [int(end) for end in last]
-    if len(ends) != batch or any(not 1 <= end <= tokens for end in ends):
+def own_positions(last: Last | None, batch: int, tokens: int) -> list[tuple[int, ...]]:
+    """The positions of each image's text that losses read, as `last` says (see `Reading`).
+
+    Raises:
+        GuidanceError: `last` does not say it for each image, or names positions outside the sequence.
+    """
+    ends = [tokens - 1] * batch if last is None else list(last)
+    ranges = [tuple(end) if isinstance(end, Sequence) else ((1, int(end)),) for end in ends]
+    if len(ends) != batch or any(not 0 <= first <= end <= tokens for own in ranges for first, end in own):
         raise GuidanceError(
-            f"last names the end token's position of each image, within 1..{tokens} for {tokens} tokens; "
-            f"got {ends} for {batch} image{'s'[: batch != 1]}"
+            f"last names the end token's position of each image, within 1..{tokens} for {tokens} tokens, or "
+            f"ranges (first, end) of its own tokens; got {ends} for {batch} image{'s'[: batch != 1]}"
         )
-    positions = torch.arange(tokens)
-    return (positions >= 1) & (positions < torch.tensor(ends)[:, None])
+    return [tuple(index for first, end in own for index in range(first, end)) for own in ranges]
 
 
-def _check_spans(spans: Spans, last: Sequence[int] | None, batch: int, tokens: int) -> None:
+def _kept_positions(batch: int, tokens: int, last: Last | None) -> Tensor:
+    kept = torch.zeros(batch, tokens, dtype=torch.bool)
+    for image, own in enumerate(own_positions(last, batch, tokens)):
+        kept[image, list(own)] = True
+    return kept
+
+
+def _check_spans(spans: Spans, last: Last | None, batch: int, tokens: int) -> None:
     if len(spans) != batch:
         raise GuidanceError(f"wanted one sequence of spans an image, {batch} in all; got {len(spans)}")
-    ends = [tokens - 1] * batch if last is None else last
-    for image, (own, end) in enumerate(zip(spans, ends, strict=True)):
+    for image, (own, read) in enumerate(zip(spans, own_positions(last, batch, tokens), strict=True)):
         for span in own:
-            if not span.indices or not all(1 <= index < end for index in span.indices):
+            if not span.indices or not set(span.indices) <= set(read):
                 raise TokenNotFoundError(
                     f"{span.label!r} of image {image} stands at the token positions {list(span.indices)}; "
-                    f"the maps are read at 1..{end - 1}"
+                    f"the maps are read at {_listed(read)}"
                 )
+
+
+def _listed(positions: Sequence[int]) -> str:
+    """Positions as runs, such as 1..5, 77..81."""
+    firsts = [index for index in positions if index - 1 not in positions]
+    ends = [index for index in positions if index + 1 not in positions]
+    return ", ".join(f"{first}..{end}" for first, end in zip(firsts, ends, strict=True)) or "none"

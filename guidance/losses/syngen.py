@@ -12,7 +12,7 @@ from ..groups import Group
 from ..maps import AttentionMaps, Grid
 from ..tokens import Span
 from .needs import needs
-from .reading import Spans, distributions, span_attention
+from .reading import Last, Spans, distributions, own_positions, span_attention
 
 
 @needs("last", "groups")
@@ -21,7 +21,7 @@ def symmetric_kl_binding(
     spans: Spans,
     *,
     groups: Sequence[Sequence[Group]],
-    last: Sequence[int] | None = None,
+    last: Last | None = None,
     grid: Grid | None = None,
     floor: float = 1e-3,
 ) -> Float[Tensor, "batch"]:
@@ -40,20 +40,22 @@ def symmetric_kl_binding(
         TokenNotFoundError: a group outside the text that is read.
         GridMismatchError: layers of different grids and no `grid`.
     """
-    ends = [maps.tokens - 1] * maps.batch if last is None else last
-    words = [_words(own, end) for own, end in zip(groups, ends, strict=True)]
+    texts = own_positions(last, maps.batch, maps.tokens)
+    words = [_words(own, text) for own, text in zip(groups, texts, strict=True)]
     read = span_attention(maps, words, last, grid)
-    return torch.stack([_unbound(image, own, floor) for image, own in zip(read, groups, strict=True)])
+    return torch.stack(
+        [_unbound(image, own, text, floor) for image, own, text in zip(read, groups, texts, strict=True)]
+    )
 
 
-def _words(groups: Sequence[Group], end: int) -> list[Span]:
+def _words(groups: Sequence[Group], text: Sequence[int]) -> list[Span]:
     """Each group's noun and modifiers, then every token of the prompt by itself."""
     named = [span for group in groups for span in (group.noun, *group.modifiers)]
-    return [*named, *(Span(f"token {index}", (index,)) for index in range(1, end))] if named else []
+    return [*named, *(Span(f"token {index}", (index,)) for index in text)] if named else []
 
 
 def _unbound(
-    image: Float[Tensor, "_word height width"], groups: Sequence[Group], floor: float
+    image: Float[Tensor, "_word height width"], groups: Sequence[Group], text: Sequence[int], floor: float
 ) -> Float[Tensor, ""]:
     if not groups:
         return image.sum() * 0
@@ -62,7 +64,7 @@ def _unbound(
     losses, start = [], 0
     for group in groups:
         noun, *modifiers = spread[start : start + 1 + len(group.modifiers)]
-        others = tokens[[index not in group.indices for index in range(1, len(tokens) + 1)]]
+        others = tokens[[index not in group.indices for index in text]]
         losses += [_divergence(m, noun) - _apart(m, noun, others) for m in modifiers]
         start += 1 + len(group.modifiers)
     return torch.stack(losses).mean()

@@ -1,0 +1,92 @@
+"""Several tokenizers as one, for denoisers that read the texts of several encoders one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .encoding import OTHER_TEXT, PADDING, Encoding, Range, encode
+from .errors import GuidanceError
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One encoder's part of the joint sequence.
+
+    Attributes:
+        tokenizer: any tokenizer of transformers.
+        length: the number of positions, padding included.
+        other: prompts in whose place this encoder was given another text, so that its positions say nothing
+            of their words.
+    """
+
+    tokenizer: Any
+    length: int
+    other: Collection[str] = ()
+
+
+class JoinedTokenizer:
+    """Tokenizers whose sequences stand one after the other, as one that `encode` knows.
+
+    Stable Diffusion 3 reads 77 positions that its two CLIP encoders share (their vocabulary is the same) and
+    then T5's; a word has its tokens in both, and one that CLIP cuts off may still be in T5's. Flux reads T5's
+    alone, whose length the pipeline is told.
+    """
+
+    padding_side = "right"
+
+    def __init__(self, *stretches: Stretch) -> None:
+        """
+        Raises:
+            GuidanceError: no stretch at all, or one without positions.
+        """
+        if not stretches or any(one.length < 1 for one in stretches):
+            lengths = ", ".join(str(one.length) for one in stretches) or "none"
+            raise GuidanceError(f"tokenizers are joined with at least one position each; got {lengths}")
+        self.stretches = stretches
+
+    def encoding(self, prompt: str) -> Encoding:
+        """The prompt's tokens at their positions in the joint sequence.
+
+        Raises:
+            GuidanceError: all encoders were given other texts.
+        """
+        found = [
+            None if prompt in one.other else encode(one.tokenizer, prompt, one.length)
+            for one in self.stretches
+        ]
+        read = [one for one in found if one is not None]
+        if not read:
+            raise GuidanceError(
+                f'no text encoder was given the prompt "{prompt}" itself: its words have no positions'
+            )
+        return Encoding(
+            prompt=read[0].prompt,
+            ids=_laid_out([one and one.ids for one in found], self.stretches, 0, 0),
+            pieces=_laid_out([one and one.pieces for one in found], self.stretches, PADDING, OTHER_TEXT),
+            offsets=_laid_out([one and one.offsets for one in found], self.stretches, (0, 0), (0, 0)),
+            ranges=tuple(self._ranges(found)),
+            truncated=all(one.truncated for one in read),
+            limit=max(one.limit for one in read),
+            names=frozenset().union(*(one.names for one in read)),
+        )
+
+    def _ranges(self, found: Sequence[Encoding | None]) -> list[Range]:
+        ranges, start = [], 0
+        for one, stretch in zip(found, self.stretches, strict=True):
+            ranges += [] if one is None else [(start + first, start + end) for first, end in one.ranges]
+            start += stretch.length
+        return ranges
+
+
+def _laid_out(
+    parts: Sequence[tuple[Any, ...] | None], stretches: Sequence[Stretch], padding: Any, other: Any
+) -> tuple[Any, ...]:
+    """Each part filled up to its length; the last one that is read ends without padding."""
+    laid: list[Any] = []
+    for part, stretch in zip(parts, stretches, strict=True):
+        own = (other,) * stretch.length if part is None else part
+        laid += [*own, *(padding,) * (stretch.length - len(own))]
+    trailing = stretches[-1].length - len(parts[-1]) if parts[-1] is not None else 0
+    return tuple(laid[: len(laid) - trailing])
