@@ -17,8 +17,9 @@ KNOWS = {
     "explain": {"pictures", "emoji"},  # emoji only for the model that `check` loads by default
     "pipelines": {"guidance", "explain"},
     "emoji": set(),
+    "evaluation": {"pictures", "guidance", "explain", "pipelines", "emoji"},
     "debug": {"pictures", "guidance", "explain", "pipelines", "emoji"},
-    "scripts": {"pictures", "guidance", "explain", "pipelines", "emoji", "debug"},
+    "scripts": {"pictures", "guidance", "explain", "pipelines", "emoji", "evaluation", "debug"},
 }
 MODULES = [(room, path) for room in KNOWS for path in sorted((ROOT / room).rglob("*.py"))]
 
