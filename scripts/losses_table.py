@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Final
 
@@ -10,6 +10,8 @@ from .emoji_figures import Row, line, methods_of, paired_difference, percentage,
 
 MARKS: Final = ("<!-- loss figures: begin -->", "<!-- loss figures: end -->")
 PLAIN: Final = "plain"
+Columns = dict[str, Callable[[str, Sequence[Row]], str]]
+"""By its title, what a cell says of a method, given its name and its rows."""
 
 
 def binding(rows: Sequence[Row]) -> tuple[int, int]:
@@ -41,62 +43,27 @@ def ranked(rows: Sequence[Row], names: Sequence[str], count: int) -> list[str]:
 def main_table(rows: Sequence[Row], titles: Mapping[str, str], default: str) -> str:
     """Markdown: a line a method, on the held-out pairs; the best first, plain sampling at the head."""
     own = [row for row in rows if row["set"] == "held-out"]
-    head = (
-        "name",
-        "what is wanted",
-        "all subjects seen, %",
-        "against plain, points",
-        f"against `{default}`, points",
-        "coloured objects that are seen, in their colour, %",
-        "all in their colours, %",
-        "UNet forwards",
-    )
-    lines = [line(head), line(["---"] * len(head))]
-    present = methods_of(own, dict(titles))
-    first = [name for name in present if name == PLAIN]
-    for name in [*first, *ranked(own, present, len(present))]:
-        mine = [row for row in own if row["method"] == name]
-        lines.append(
-            line(
-                [
-                    f"`{name}`",
-                    titles[name],
-                    share(mine, "all_seen"),
-                    _difference(own, name, PLAIN),
-                    _difference(own, name, default),
-                    percentage(*binding(mine)),
-                    share(coloured(mine), "all_in_colour"),
-                    f"{fmean(row['forwards'] for row in mine):.1f}",
-                ]
-            )
-        )
-    return "\n".join(lines)
+    columns: Columns = {
+        "what is wanted": lambda name, mine: titles[name],
+        "all subjects seen, %": lambda name, mine: share(mine, "all_seen"),
+        "against plain, points": lambda name, mine: _difference(own, name, PLAIN),
+        f"against `{default}`, points": lambda name, mine: _difference(own, name, default),
+        **_COLOURS,
+        "UNet forwards": lambda name, mine: f"{fmean(row['forwards'] for row in mine):.1f}",
+    }
+    return _table(own, titles, columns)
 
 
 def further_table(rows: Sequence[Row], titles: Mapping[str, str], group: str) -> str:
     """Markdown: a line a method on another set of prompts; the best first, plain sampling at the head."""
     own = [row for row in rows if row["set"] == group]
-    head = ("name", "all subjects seen, %", "against plain, points", "each subject seen, %")
-    head = (*head, "coloured objects that are seen, in their colour, %", "all in their colours, %")
-    lines = [line(head), line(["---"] * len(head))]
-    present = methods_of(own, dict(titles))
-    first = [name for name in present if name == PLAIN]
-    for name in [*first, *ranked(own, present, len(present))]:
-        mine = [row for row in own if row["method"] == name]
-        subjects = [there for row in mine for there in row["seen"].values()]
-        lines.append(
-            line(
-                [
-                    f"`{name}`",
-                    share(mine, "all_seen"),
-                    _difference(own, name, PLAIN),
-                    percentage(sum(subjects), len(subjects)),
-                    percentage(*binding(mine)),
-                    share(coloured(mine), "all_in_colour"),
-                ]
-            )
-        )
-    return "\n".join(lines)
+    columns: Columns = {
+        "all subjects seen, %": lambda name, mine: share(mine, "all_seen"),
+        "against plain, points": lambda name, mine: _difference(own, name, PLAIN),
+        "each subject seen, %": lambda name, mine: percentage(*_subjects(mine)),
+        **_COLOURS,
+    }
+    return _table(own, titles, columns)
 
 
 def report(rows: Sequence[Row], titles: Mapping[str, str], default: str, settings: Mapping[str, str]) -> str:
@@ -112,6 +79,21 @@ def report(rows: Sequence[Row], titles: Mapping[str, str], default: str, setting
     return "\n\n".join(parts)
 
 
+def _table(rows: Sequence[Row], titles: Mapping[str, str], columns: Columns) -> str:
+    present = methods_of(rows, dict(titles))
+    lines = [line(["name", *columns]), line(["---"] * (len(columns) + 1))]
+    for name in [*(name for name in present if name == PLAIN), *ranked(rows, present, len(present))]:
+        mine = [row for row in rows if row["method"] == name]
+        lines.append(line([f"`{name}`", *(cell(name, mine) for cell in columns.values())]))
+    return "\n".join(lines)
+
+
+def _subjects(rows: Sequence[Row]) -> tuple[int, int]:
+    """How many of all subjects of all prompts are seen, and how many there are."""
+    found = [there for row in rows for there in row["seen"].values()]
+    return sum(found), len(found)
+
+
 def _difference(rows: Sequence[Row], name: str, other: str) -> str:
     if name == other:
         return ""
@@ -120,3 +102,9 @@ def _difference(rows: Sequence[Row], name: str, other: str) -> str:
         return ""
     middle, low, high = (100 * value for value in found)
     return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+_COLOURS: Final[Columns] = {
+    "coloured objects that are seen, in their colour, %": lambda name, mine: percentage(*binding(mine)),
+    "all in their colours, %": lambda name, mine: share(coloured(mine), "all_in_colour"),
+}

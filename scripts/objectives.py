@@ -6,6 +6,7 @@ their sums are guided alike (`SCHEDULE`, `STEP`), so that they cost alike and di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,6 @@ from ..guidance.losses import (
     needs,
     required_by,
     self_attention_conflict,
-    smooth,
     span_attention,
     symmetric_kl_binding,
     taken_by,
@@ -120,21 +120,22 @@ def _sum(losses: Losses) -> Callable[[Sequence[Asked]], Objective]:
 
 
 def attention_peak(
-    maps: AttentionMaps, spans: Spans, *, reduction: str = "mean", sigma: float | None = 0.5
+    maps: AttentionMaps, spans: Spans, *, share: float = 1 / 16, reduction: str = "mean"
 ) -> Float[Tensor, "batch"]:
     """How little attention the spans get where they get most of it, as it is: no softmax over the text.
 
-    Formula: mean (or, with `reduction="max"`, maximum) over spans s of -log max over positions of G(A_s), A_s
-    the sum of the attention to the span's tokens, G a Gaussian of `sigma` cells or None for none. Range 0 to
-    infinity, in nats; 0 for an image without spans.
+    Formula: mean (or, with `reduction="max"`, maximum) over spans s of -log of the mean of the k greatest
+    values of A_s, the sum of the attention to the span's tokens; k = `share` (0 to 1) of the cells, rounded
+    up. Range 0 to infinity, in nats; 0 for an image without spans.
     """
-    peaks = [_smoothed(image, sigma).flatten(1).amax(1) for image in span_attention(maps, spans)]
     worst = torch.amax if reduction == "max" else torch.mean
+    peaks = [_peaks(image, share) for image in span_attention(maps, spans)]
     return torch.stack([worst(-peak.log(), dim=0) if len(peak) else peak.sum() for peak in peaks])
 
 
-def _smoothed(image: Float[Tensor, "_span height width"], sigma: float | None) -> Tensor:
-    return smooth(image, sigma) if len(image) else image
+def _peaks(image: Float[Tensor, "_span height width"], share: float) -> Float[Tensor, "_span"]:
+    cells = image.flatten(1)
+    return cells.topk(math.ceil(share * cells.shape[1]), dim=1).values.mean(1)
 
 
 _mean_excite = partial(attend_and_excite, reduction="mean")

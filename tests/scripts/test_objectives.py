@@ -75,10 +75,11 @@ def test_the_peak_is_that_of_the_attention_itself():
     spans = [[Span("cat", (1, 2)), Span("frog", (3,))]]
     maps = AttentionMaps({"one": layer})
 
-    mean = attention_peak(maps, spans, sigma=None)
-    worst = attention_peak(maps, spans, reduction="max", sigma=None)
+    mean = attention_peak(maps, spans)
+    worst = attention_peak(maps, spans, reduction="max")
+    two = attention_peak(maps, spans, share=1 / 8)
 
     assert mean.item() == pytest.approx(-(math.log(0.6) + math.log(0.2)) / 2)
     assert worst.item() == pytest.approx(-math.log(0.2))
-    assert attention_peak(maps, spans).item() > mean.item(), "smoothing lowers a peak"
+    assert two.item() == pytest.approx(-(math.log(0.325) + math.log(0.125)) / 2)
     assert attention_peak(maps, [[]]).tolist() == [0]
