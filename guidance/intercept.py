@@ -44,6 +44,35 @@ def intercepted(module: nn.Module, change: Callable[..., Given]) -> Iterator[Non
         module._compiled_call_impl = compiled
 
 
+@contextmanager
+def overheard(module: nn.Module, hear: Callable[[Given, Any], None]) -> Iterator[None]:
+    """Within the block, `hear((args, kwargs), output)` is told of every call of the module once it has run.
+
+    Compiled code is not touched, see `intercepted`.
+    """
+    compiled = module._compiled_call_impl
+    if compiled is None:
+        handle = module.register_forward_hook(
+            lambda _, args, kwargs, output: hear((args, kwargs), output), with_kwargs=True
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        output = compiled(*args, **kwargs)
+        hear((args, kwargs), output)
+        return output
+
+    module._compiled_call_impl = call
+    try:
+        yield
+    finally:
+        module._compiled_call_impl = compiled
+
+
 def as_given(module: nn.Module, given: Given, named: Mapping[str, Any]) -> Given:
     """Arguments by name laid out as another call of the module was, for compiled code tells layouts apart."""
     args, kwargs = given
