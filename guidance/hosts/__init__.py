@@ -11,9 +11,20 @@ from typing import Any
 
 from ..errors import UnsupportedError
 from .base import Host
+from .controlnet import CONTROLNETS
+from .flux import FLUX
+from .modular import MODULAR
+from .pag import PAG
+from .sd3 import SD3
+from .unets import UNETS
 
 HOSTS: dict[str, type[Host]] = {
-    "StableDiffusionPipeline": Host,
+    **UNETS,
+    **PAG,
+    **CONTROLNETS,
+    **MODULAR,
+    **SD3,
+    **FLUX,
 }
 """By the class name of a pipeline, its subclasses included."""
 
