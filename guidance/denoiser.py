@@ -46,9 +46,14 @@ class DenoiserCall:
         return self.arguments[self.sample_name]
 
     @property
+    def own(self) -> Tensor:
+        """The part of the sample that is latents, as the denoiser was given it."""
+        return self.sample[:, : self.channels]
+
+    @property
     def latents(self) -> Float[Tensor, "batch channel height width"]:
         """The latents as the scheduler knows them, before its input scaling, in float32."""
-        sample = self.unpacked(self.sample.detach())[:, : self.channels].float()
+        sample = self.unpacked(self.own.detach()).float()
         return sample if self.scale == 1 else sample / self.scale
 
     @property
@@ -79,7 +84,7 @@ class DenoiserCall:
         """The arguments with every part of the batch moved by the same shift of the (packed) latents."""
         scaled = shift if self.scale == 1 else shift * self.scale
         repeated = torch.cat([scaled] * (len(self.sample) // len(scaled))).to(self.sample.dtype)
-        return self._with(self.sample[:, : self.channels] + repeated)
+        return self._with(self.own + repeated)
 
     def attention(
         self, latents: Float[Tensor, "batch channel height width"], layers: Sequence[Layer]

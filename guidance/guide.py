@@ -224,7 +224,7 @@ class GuidedCall:
         failed = (~nudged.probed.finite).nonzero().flatten().tolist()
         self.pending = StepLog(
             index=self.index,
-            timestep=first_number(call.arguments["timestep"]),
+            timestep=first_number(self.host.timestep(call.arguments)),
             fraction=fraction,
             losses=tuple(nudged.probed.losses.tolist()),
             word_attention=tuple(tuple(maps.flatten(1).amax(1).tolist()) for maps in self.word_maps),

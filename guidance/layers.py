@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -26,12 +27,15 @@ class Layer:
         level: how often the latents' sides were halved (rounding up) before this layer.
         module: the attention module itself.
         over_image: it is self-attention: its keys are the image's own positions.
+        text: where the text stands in the sequence of a joint attention, of which a layer is a part: the
+            image's queries with the text's keys, or with the image's. None: image and text are apart.
     """
 
     name: str
     level: int
     module: nn.Module
     over_image: bool = False
+    text: Literal["first", "last"] | None = None
 
     def grid(self, latents_grid: Grid) -> Grid:
         """(height, width) of this layer's image tokens for latents of (height, width) `latents_grid`."""
@@ -94,8 +98,8 @@ def choose(layers: Sequence[Layer], latents_grid: Grid, choice: LayerChoice = No
         latents_grid: (height, width) of the latents, in latent pixels.
         choice: None takes the layers whose grid is closest to a quarter of the latents' (16x16 for 64x64, as
             in Attend-and-Excite; the finer ones at a tie), among those of at least 8 on the short side where
-            there are any. Otherwise a grid `(height, width)`, names or parts of names (`"mid_block"`), or a
-            test `(Layer) -> bool`.
+            there are any. Otherwise a grid `(height, width)`, names, parts of names (`"mid_block"`) or
+            patterns (`"up_blocks.*.attentions.0"`, a star for one component), or a test `(Layer) -> bool`.
 
     Raises:
         LayerNotFoundError: the choice, or one of its names, matches no layer; the message lists the layers.
@@ -129,8 +133,12 @@ def _by_names(layers: Sequence[Layer], latents_grid: Grid, names: Sequence[str])
 
 
 def matches(layer: str, part: str) -> bool:
-    """Whether a layer's name holds `part` as whole components, such as "mid_block" or "up_blocks.1"."""
-    return re.search(rf"(^|\.){re.escape(part)}(\.|$)", layer) is not None
+    """Whether a layer's name holds `part` as whole components, such as "mid_block" or "up_blocks.1".
+
+    A star is any one component, or the rest of one.
+    """
+    components = re.escape(part).replace(r"\*", r"[^.]*")
+    return re.search(rf"(^|\.){components}(\.|$)", layer) is not None
 
 
 def _refuse(what: str, layers: Iterable[Layer], latents_grid: Grid) -> tuple[Layer, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -25,10 +26,13 @@ class AllRecorded(Exception):
 class Recorder:
     """Collects the attention probabilities of chosen layers during one pass of a denoiser.
 
-    Of layers over the text all heads are kept, of self-attention, which is larger, their mean.
+    Of layers over the text all heads are kept, of self-attention, which is larger, their mean. Of a joint
+    attention the image's queries are kept, with the text's keys alone (or the image's): the softmax is that
+    over them all, divided by its sum over these, so that the text's positions add up to 1 as a UNet's do.
 
     Attributes:
-        layers: the layers to record, each with the grid of its image tokens.
+        layers: the layers to record, by their modules.
+        beside: those that share their module with one of these: the image's part of a joint attention.
         text_length: number of text tokens; calls with another number of keys (an image prompt's, say) are
             passed by.
         stop: raise `AllRecorded` as soon as the last chosen layer has recorded.
@@ -37,7 +41,11 @@ class Recorder:
     def __init__(
         self, layers: Sequence[Layer], latents_grid: Grid, text_length: int, stop: bool = False
     ) -> None:
-        self.layers = {id(layer.module): layer for layer in layers}
+        self.layers: dict[int, Layer] = {}
+        self.beside: dict[int, Layer] = {}
+        for layer in layers:
+            found = self.beside if id(layer.module) in self.layers else self.layers
+            found[id(layer.module)] = layer
         self.latents_grid = latents_grid
         self.text_length = text_length
         self.stop = stop
@@ -51,24 +59,36 @@ class Recorder:
             UnsupportedError: a chosen layer did not run, or its processor computed attention in a way not
             seen.
         """
-        for layer in self.layers.values():
+        layers = (*self.layers.values(), *self.beside.values())
+        for layer in layers:
             if layer.name not in self._recorded:
                 raise UnsupportedError(
                     f"{layer.name} took no part in this pass of the denoiser: there is no attention to record"
                 )
-        own = {layer.name for layer in self.layers.values() if layer.over_image}
+        own = {layer.name for layer in layers if layer.over_image}
         return AttentionMaps(
             {name: found for name, found in self._recorded.items() if name not in own},
             {name: found for name, found in self._recorded.items() if name in own},
         )
+
+    @property
+    def seen_any(self) -> bool:
+        """Whether any layer has recorded."""
+        return bool(self._recorded)
+
+    def forget(self) -> None:
+        """Begin anew, for another pass."""
+        self._recorded = {}
 
     def layer_of(self, module: Any) -> Layer | None:
         """The layer that a module's attention is to be filed under; None for one that is passed by."""
         return self.layers.get(id(module))
 
     def keys_of(self, layer: Layer) -> int:
-        """How many keys the layer's attention has: the text's tokens, or the image's own positions."""
+        """How many keys the layer's attention has: the text's tokens, the image's own positions, or both."""
         height, width = layer.grid(self.latents_grid)
+        if layer.text is not None:
+            return height * width + self.text_length
         return height * width if layer.over_image else self.text_length
 
     def watch(self, layer: Layer, rows: int) -> _Watch:
@@ -89,7 +109,7 @@ class Recorder:
             self._recorded[layer.name] = probabilities.mean(1).unflatten(2, grid).unflatten(1, grid)
         else:
             self._recorded[layer.name] = probabilities.unflatten(2, grid)
-        if self.stop and len(self._recorded) == len(self.layers):
+        if self.stop and len(self._recorded) == len(self.layers) + len(self.beside):
             raise AllRecorded
 
     def _check_positions(self, layer: Layer, found: int) -> None:
@@ -115,7 +135,8 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention and not self.done:
-            self._see_fused(*args, **kwargs)
+            with _kept():
+                self._see_fused(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _see_fused(
@@ -134,7 +155,10 @@ class _Watch(TorchFunctionMode):
         if is_causal or enable_gqa:
             raise UnsupportedError(f"{self.layer.name} uses causal or grouped-query attention")
         self.done = True
-        self.recorder.see(self.layer, query, key, scale, attn_mask)
+        for layer in (self.layer, self.recorder.beside.get(id(self._module))):
+            if layer is not None:
+                part = part_of(layer, self.recorder.text_length, query, key, attn_mask)
+                self.recorder.see(layer, part[0], part[1], scale, part[2])
 
     def see_scores(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> None:
         """Told of `Attention.get_attention_scores`, called once or (sliced) for a few heads at a time."""
@@ -159,6 +183,21 @@ class _Watch(TorchFunctionMode):
     @property
     def _module(self) -> Any:
         return self.layer.module
+
+
+def part_of(
+    layer: Layer, text_length: int, query: Tensor, key: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A layer's part of queries, keys and mask: all of them, or of a joint attention what belongs to it."""
+    if layer.text is None:
+        return query, key, mask
+    border = text_length if layer.text == "first" else -text_length
+    first, last = slice(None, border), slice(border, None)
+    text, image = (first, last) if layer.text == "first" else (last, first)
+    keys = image if layer.over_image else text
+    if mask is not None:
+        mask = mask[..., keys] if mask.shape[-2] == 1 else mask[..., image, keys]
+    return query[..., image, :], key[..., keys, :], mask
 
 
 @torch.autocast("cuda", enabled=False)
@@ -205,6 +244,19 @@ def observed(processor: Any, recorder: Recorder) -> AbstractContextManager[None]
     return lend(processor, __call__=_observed(recorder))
 
 
+def observe(recorder: Recorder, stack: ExitStack, lent: dict[int, Any]) -> None:
+    """Let the processors that sit on the recorder's layers now be seen, until the stack is unwound.
+
+    `lent` holds those which are seen already, by id. A callback may have put new ones there; old ones are
+    kept, so that all are given back in order.
+    """
+    for layer in recorder.layers.values():
+        processor: Any = layer.module.processor
+        if id(processor) not in lent:
+            lent[id(processor)] = processor
+            stack.enter_context(observed(processor, recorder))
+
+
 def _observed(recorder: Recorder) -> Callable[..., Any]:
     def call(
         inherited: Callable[..., Any], self: Any, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any
@@ -212,6 +264,10 @@ def _observed(recorder: Recorder) -> Callable[..., Any]:
         layer = recorder.layer_of(attn)
         if layer is None:
             return inherited(attn, hidden_states, *args, **kwargs)
+        if _is_xformers(self) and layer.text is not None:
+            raise UnsupportedError(
+                f"the joint attention of {layer.name} is not seen with xFormers; use the default processor"
+            )
         if _is_xformers(self) and kwargs.get("attention_mask") is not None:
             raise UnsupportedError(
                 f"{layer.name} masks the text, which is not seen with xFormers; use the default processor"
@@ -223,7 +279,7 @@ def _observed(recorder: Recorder) -> Callable[..., Any]:
             raise UnsupportedError(
                 f"the attention of {layer.name} was not seen: {type(self).__name__} computes it in a way "
                 "heedful does not know; use the default processor (AttnProcessor2_0), xFormers or sliced "
-                "attention, or leave this layer out"
+                'attention, or set_attention_backend("native"), or leave this layer out'
             )
         return output
 
@@ -238,12 +294,27 @@ def _eager_observers(watch: _Watch, xformers: bool) -> dict[str, Callable[..., A
     def scores(
         inherited: Callable[..., Any], self: Any, query: Tensor, key: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        watch.see_scores(query, key, *args, **kwargs)
+        with _kept():
+            watch.see_scores(query, key, *args, **kwargs)
         return inherited(query, key, *args, **kwargs)
 
     def flat(inherited: Callable[..., Any], self: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         heads = inherited(tensor, *args, **kwargs)
-        watch.see_flat(heads)
+        with _kept():
+            watch.see_flat(heads)
         return heads
 
     return {"head_to_batch_dim": flat} if xformers else {"get_attention_scores": scores}
+
+
+def _kept() -> AbstractContextManager[Any]:
+    """What the backward needs of the computations within is kept, whatever is done with the host's.
+
+    Gradient checkpointing computes a block anew in the backward, where nobody looks; so it must not count
+    what looking has added.
+    """
+    return saved_tensors_hooks(_same, _same)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

@@ -184,7 +184,7 @@ class RecordedCall:
             self._begin(call.grid, call.text_length)
         assert self.tap is not None
         self.tap.begin(self.host.conditional_rows(len(call.sample)))
-        self.timesteps.append(call.arguments["timestep"])
+        self.timesteps.append(self.host.timestep(call.arguments))
 
     def _begin(self, latents_grid: Grid, tokens: int) -> None:
         host, chosen = self.host, self.found_layers

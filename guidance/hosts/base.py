@@ -131,6 +131,10 @@ class Host:
         scale = input_scale(self.pipe.scheduler, named["timestep"])
         return self.call_type(self.denoiser, named, scale, self.latent_channels(named))
 
+    def timestep(self, named: Mapping[str, Any]) -> Any:
+        """The scheduler's timestep in a call of the denoiser, a number or one a row."""
+        return named["timestep"]
+
     def latent_channels(self, named: Mapping[str, Any]) -> int | None:
         """How many of the denoiser's input channels are latents, the first ones; None for all of them."""
         return None
