@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from .attach import lend
 from .calls import call_settings
 from .denoiser import DenoiserCall, by_name, frozen, is_probed, probing
-from .errors import GuidanceError, UnsupportedError
+from .errors import GuidanceError
 from .hosts import Host, host_of, host_type
 from .hosts.base import first_number
 from .intercept import Given, as_given, intercepted
@@ -24,6 +24,7 @@ from .limits import Latents, drift, norms
 from .objectives import Objective
 from .optimizer import Nudged, Probe, nudge
 from .prober import Prober
+from .refusals import refuse_unguidable
 from .results import GuidedRun, StepLog, described, library_versions
 from .schedulers import keeps_sample, shifted_steps
 
@@ -112,12 +113,7 @@ class GuidedCall:
         layers: LayerChoice = None,
         progress: Callable[[StepLog], None] | None = None,
     ) -> None:
-        if torch.is_inference_mode_enabled():
-            raise GuidanceError(
-                "guidance needs gradients, which torch.inference_mode() forbids; torch.no_grad() is fine"
-            )
-        _refuse_unknown(host.pipe.scheduler)
-        _refuse_clip_skip(host.pipe, host.arguments)
+        refuse_unguidable(host.pipe, host.denoiser, host.arguments)
         self.host, self.pipe = host, host.pipe
         self.objective, self.layer_choice, self.progress = objective, layers, progress
         self.found_layers = self.host.layers()
@@ -268,17 +264,3 @@ class GuidedCall:
             "layers": [layer.name for layer in self.layers],
             "objective": described(self.objective),
         }
-
-
-def _refuse_clip_skip(pipe: Any, arguments: Mapping[str, Any]) -> None:
-    if arguments.get("clip_skip") is not None and not hasattr(pipe.text_encoder, "text_model"):
-        raise UnsupportedError(
-            "this diffusers cannot skip layers of the text encoder of this transformers (it has no "
-            "text_model); leave clip_skip out, or install a transformers in which it has"
-        )
-
-
-def _refuse_unknown(scheduler: Any) -> None:
-    """Refuse an unknown scheduler before anything has run."""
-    with suppress(AttributeError):  # a scheduler without timesteps yet cannot tell; its class is known
-        keeps_sample(scheduler)

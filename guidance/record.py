@@ -22,6 +22,7 @@ from .objectives import AttendAndExcite, Words
 from .parts import Parts, parts_of
 from .processors import observed
 from .records import AttentionRecord
+from .refusals import refuse_unrecordable
 from .results import library_versions
 from .schedulers import shifted_steps
 from .sums import AXES, AttentionSums, Axis, merging
@@ -88,7 +89,7 @@ def record(
         A `Recording`, whose `record` is the frozen `AttentionRecord` of the latest call.
 
     Raises:
-        UnsupportedError: a pipeline or attention processor that is not known, or a compiled denoiser.
+        UnsupportedError: a pipeline or attention processor that is not known, a compiled denoiser, a cache.
         TokenNotFoundError, LayerNotFoundError: when the pipeline is called, for words and layers not there.
         GuidanceError: something else to resolve by, or a grid that is none.
     """
@@ -123,6 +124,7 @@ class RecordedCall:
         grid: Grid | None = None,
     ) -> None:
         _refuse_compiled(host.called)
+        refuse_unrecordable(host.denoiser)
         self.host, self.words = host, words
         self.layer_choice, self.resolve, self.grid = layers, tuple(resolve), grid
         self.found_layers = self.host.layers()
