@@ -23,6 +23,7 @@ from .layers import Layer, LayerChoice
 from .limits import Latents, drift, norms
 from .objectives import Objective
 from .optimizer import Nudged, Probe, nudge
+from .own_pass import Watcher
 from .prober import Prober
 from .refusals import refuse_unguidable
 from .results import GuidedRun, StepLog, described, library_versions
@@ -137,12 +138,14 @@ class GuidedCall:
         for prober in (self.prober, self.starter):
             prober.layers(self.found_layers)  # refuses what the model does not have
         self.spans = self.prober.spans
+        self.watcher = Watcher(host, self.prober, self.objective.schedule)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Within the block, the host's call is guided; everything is given back on every exit."""
         with ExitStack() as stack:
             stack.enter_context(self.host.attached())
+            stack.enter_context(self.watcher.attached())
             stack.enter_context(shifted_steps(self.pipe.scheduler, self._shifted, self._step_done))
             stack.enter_context(intercepted(self.host.called, self._before_denoiser))
             yield
@@ -151,11 +154,14 @@ class GuidedCall:
         denoiser = self.host.denoiser
         if is_probed(denoiser):
             return args, kwargs
+        self.watcher.close()
         call = self.host.call(by_name(denoiser, args, kwargs))
         if not self._seen:
             self._seen = True
             with probing(denoiser), frozen(denoiser), self.host.probing():
                 self._nudge(call)
+            if self.index + 1 < self.objective.schedule.last(self.host.steps):
+                self.watcher.open(call, self.layers)
         if self.shift is None:
             return args, kwargs
         moved = self.host.after_nudge(call.moved(self.shift), self.shift * call.scale)
@@ -169,6 +175,9 @@ class GuidedCall:
         threshold = self._due_threshold(steps, update)
         starts = self.index == 0 and self.objective.start is not None
         if not (update or starts) and threshold is None:
+            return
+        self.watcher.spare()
+        if self.watcher.neglected is not None and not len(self.watcher.neglected):
             return
         rows = self.host.conditional_rows(len(whole.sample))
         call = whole.rows(torch.arange(rows.start, rows.stop, device=whole.sample.device))
@@ -187,17 +196,23 @@ class GuidedCall:
 
     def _moved(self, call: DenoiserCall, latents: Latents, update: bool, threshold: float | None) -> Nudged:
         progress = self.index / max(self.host.steps - 1, 1)
+        rows, seen = self.watcher.neglected, self.watcher.seen
+        everyone = torch.arange(len(latents), device=latents.device)
+        rows = everyone if rows is None else rows.to(latents.device)
+        probe = self._probe(self.prober, call)
         nudged = nudge(
-            latents,
-            self._probe(self.prober, call),
+            latents[rows],
+            lambda latents, own: probe(latents, rows[own]),
             lambda latents, probed: self.objective.step(latents, probed, progress, call.scale),
             threshold=threshold,
             max_refinements=self.objective.max_refinements,
             update=update,
             published=self.objective.published,
             limits=self.objective.limits,
-            spent=self.spent,
+            spent=self.spent.to(latents)[rows],
         )
+        if seen is not None:
+            nudged = nudged.among(rows, latents, seen)
         self.spent = self.spent.to(latents) + (norms(nudged.latents - latents) / norms(latents)).flatten()
         return nudged
 
@@ -242,6 +257,7 @@ class GuidedCall:
         self.pending = self.shift = None
         self._seen = False
         self.index += 1
+        self.watcher.judge(self.index)
 
     def result(self) -> GuidedRun:
         """The record of the call, once it has ended."""
@@ -253,6 +269,7 @@ class GuidedCall:
             maps=tuple(self.word_maps),
             probes=self.prober.count + self.starter.count,
             control_passes=self.host.control_passes,
+            left_alone=tuple(self.watcher.left_alone),
             aim=max(schedule.thresholds.values(), default=0.5),
             settings=self._settings(),
             versions=library_versions(),

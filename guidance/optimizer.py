@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -102,22 +103,28 @@ class Schedule:
         thresholds: at which point of the trajectory the latents are refined until every span's peak reaches
             which height (0 to 1). The paper's: .05 at the start, .5 after 10 and .8 after 20 of 50 steps.
         until: where nudging ends (the paper: after 25 of 50 steps).
-        unit: "fraction" measures both by the trajectory (0 to 1, so that 20 or 28 steps work like 50);
+        unit: "fraction" measures all by the trajectory (0 to 1, so that 20 or 28 steps work like 50);
             "step" counts the denoiser's calls, as diffusers' pipeline does.
+        enough: how much attention is enough to be left alone: at which point of the trajectory which peak (0
+            to 1) of a word's attention, in between by straight lines. An image all of whose words had so much
+            in the pipeline's own last pass, which is watched for nothing, is not probed. Empty: every image
+            is, at every guided step.
     """
 
     thresholds: Mapping[float, float] = field(default_factory=lambda: {0.0: 0.05, 0.2: 0.5, 0.4: 0.8})
     until: float = 0.5
     unit: Literal["fraction", "step"] = "fraction"
+    enough: Mapping[float, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         most = 1.0 if self.unit == "fraction" else math.inf
-        for point, height in self.thresholds.items():
-            if not (0 <= point <= most and 0 <= height <= 1):
-                raise GuidanceError(
-                    f"thresholds map a point of the trajectory (a {self.unit}) to an attention of 0 to 1; "
-                    f"got {point}: {height}"
-                )
+        for name, points in (("thresholds", self.thresholds), ("enough", self.enough)):
+            for point, height in points.items():
+                if not (0 <= point <= most and 0 <= height <= 1):
+                    raise GuidanceError(
+                        f"{name} map a point of the trajectory (a {self.unit}) to an attention of 0 to 1; "
+                        f"got {point}: {height}"
+                    )
         if not 0 <= self.until <= most:
             raise GuidanceError(f"until is a {self.unit}, from 0 to {most:g}; got {self.until}")
 
@@ -130,6 +137,14 @@ class Schedule:
         if self.unit == "step":
             return {int(point): height for point, height in self.thresholds.items()}
         return {int(point * steps + _ROUNDING): height for point, height in sorted(self.thresholds.items())}
+
+    def enough_at(self, index: int, steps: int) -> float | None:
+        """How much attention is enough at the step of that index; None where none is."""
+        if not self.enough:
+            return None
+        point = index / steps if self.unit == "fraction" else index
+        points, heights = zip(*sorted(self.enough.items()), strict=True)
+        return float(np.interp(point, points, heights))
 
 
 @dataclass
@@ -149,7 +164,15 @@ class Nudged:
     def unmoved(cls, latents: Latents, probed: Probed) -> Nudged:
         """Latents that were probed, and moved by no step."""
         none = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
-        return cls(latents, probed, none, none)
+        return cls(latents, probed, none, none.clone())
+
+    def among(self, rows: Int[Tensor, "row"], latents: Latents, probed: Probed) -> Nudged:
+        """These, which are the images numbered `rows`, among all, the others unmoved."""
+        whole = Nudged.unmoved(latents.clone(), replace(probed, gradient=torch.zeros_like(latents)))
+        whole.latents[rows] = self.latents
+        whole.probed.put(rows, self.probed)
+        whole.refinements[rows], whole.halvings[rows] = self.refinements, self.halvings
+        return whole
 
 
 def nudge(

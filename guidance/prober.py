@@ -13,6 +13,7 @@ from .denoiser import DenoiserCall
 from .hosts import Host
 from .layers import Layer
 from .limits import Latents
+from .maps import AttentionMaps
 from .objectives import Objective
 from .optimizer import Probed
 from .tokens import Span
@@ -75,6 +76,15 @@ class Prober:
         with torch.no_grad():
             word_maps = [image.detach() for image in self.objective.word_maps(maps, spans, last)]
         return Probed(losses.detach(), gradient, finite, word_maps)
+
+    def look(self, maps: AttentionMaps) -> Probed:
+        """What all images attend to in maps that were recorded without a graph."""
+        everyone = list(range(len(self.spans)))
+        with torch.no_grad():
+            losses = self.objective.loss(maps, self.spans, self.last, **self._context(everyone, None))
+            word_maps = list(self.objective.word_maps(maps, self.spans, self.last))
+        none = losses.new_zeros((len(losses), 1, 1, 1))
+        return Probed(losses, none, losses.isfinite(), word_maps)
 
     def _context(self, chosen: Sequence[int], previous: Sequence[Tensor] | None) -> dict[str, Any]:
         context: dict[str, Any] = {

@@ -20,7 +20,7 @@ from .intercept import is_compiled
 from .layers import Grid, LayerChoice
 from .objectives import AttendAndExcite, Words
 from .parts import Parts, parts_of
-from .processors import observed
+from .processors import observe
 from .records import AttentionRecord
 from .refusals import refuse_unrecordable
 from .results import library_versions
@@ -154,7 +154,8 @@ class RecordedCall:
             def before(module: Any, args: Any, kwargs: Any) -> None:
                 if not is_probed(module) and not self._seen:
                     self._before_denoiser(self.host.call(by_name(module, args, kwargs)))
-                    self._observe(stack, lent)
+                    assert self.tap is not None
+                    observe(self.tap, stack, lent)
 
             def after(module: Any, args: Any, output: Any) -> None:
                 if not is_probed(module) and not self._seen:
@@ -168,18 +169,6 @@ class RecordedCall:
             ):
                 stack.callback(handle.remove)
             yield
-
-    def _observe(self, stack: ExitStack, lent: dict[int, Any]) -> None:
-        """Look into the processors that sit on the layers now, until the call ends.
-
-        A callback may have put new ones there. Old ones are kept, so that all are given back in order.
-        """
-        assert self.tap is not None
-        for layer in self.tap.layers.values():
-            processor: Any = layer.module.processor
-            if id(processor) not in lent:
-                lent[id(processor)] = processor
-                stack.enter_context(observed(processor, self.tap))
 
     def _before_denoiser(self, call: DenoiserCall) -> None:
         if self.tap is None:

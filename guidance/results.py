@@ -63,6 +63,7 @@ class GuidedRun:
         versions: of heedful and the libraries it stands on.
         control_passes: rows of a batch on which ControlNets were run once more after a nudge, each of several
             ControlNets counted.
+        left_alone: for each image, at how many guided steps its words had attention enough not to be probed.
     """
 
     prompts: tuple[str, ...]
@@ -74,6 +75,7 @@ class GuidedRun:
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
     control_passes: int = 0
+    left_alone: tuple[int, ...] = ()
 
     @property
     def word_attention(self) -> tuple[tuple[float, ...], ...]:
@@ -99,6 +101,7 @@ class GuidedRun:
             "steps": [asdict(step) for step in self.steps],
             "probes": self.probes,
             "control_passes": self.control_passes,
+            "left_alone": list(self.left_alone),
             "aim": self.aim,
             "word_attention": [list(image) for image in self.word_attention],
             "attended": [list(image) for image in self.attended],
