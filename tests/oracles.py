@@ -90,7 +90,7 @@ def subject_map(
     *,
     last: int | None,
     grid: tuple[int, int],
-    temperature: float = 100.0,
+    temperature: float | None = 100.0,
     sigma: float = 0.5,
     size: int = 3,
     published: bool = False,
@@ -98,13 +98,16 @@ def subject_map(
     """The smoothed map of one span of one image."""
     mean = mean_map(layers, image, grid)
     kept = range(1, mean.shape[2] - 1 if last is None else last)
-    probabilities = softmax_over(mean, kept, temperature)
+    probabilities = mean if temperature is None else softmax_over(mean, kept, temperature)
     summed = sum(probabilities[:, :, index] for index in indices)
     return smoothed(summed, gaussian(sigma, size, published))
 
 
 def attend_and_excite(span_maps: Sequence[Array], reduction: str = "max") -> float:
     """The loss of one image from the smoothed maps of its spans."""
+    if reduction == "log":
+        surprises = [-math.log(min(1.0, max(1e-4, float(image.max())))) for image in span_maps]
+        return sum(surprises) / len(surprises) if surprises else 0.0
     shortfalls = [max(0.0, 1.0 - float(image.max())) for image in span_maps]
     if not shortfalls:
         return 0.0

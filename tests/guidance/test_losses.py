@@ -65,12 +65,13 @@ READINGS = [
     ({}, {}),
     ({"published": True}, {"published": True}),
     ({"temperature": 10.0, "sigma": 0.8, "kernel_size": 5}, {"temperature": 10.0, "sigma": 0.8, "size": 5}),
+    ({"temperature": None}, {"temperature": None}),
 ]
 
 
 @pytest.mark.parametrize("last", [None, [7, 6]])
 @pytest.mark.parametrize(("reading", "slow"), READINGS)
-@pytest.mark.parametrize("reduction", ["max", "mean"])
+@pytest.mark.parametrize("reduction", ["max", "mean", "log"])
 def test_attend_and_excite_equals_its_slow_twin(
     last: list[int] | None, reading: dict, slow: dict, reduction: str
 ):
