@@ -12,6 +12,8 @@ from torch import Tensor
 from .attach import lend
 from .errors import UnsupportedError
 
+_CORRECTOR = "multistep_uni_c_bh_update"
+
 
 def _always(scheduler: Any) -> bool:
     return True
@@ -24,19 +26,37 @@ def _pndm(scheduler: Any) -> bool:
     return not (scheduler.counter == 1 and len(scheduler.ets) == 1)
 
 
-def _heun(scheduler: Any) -> bool:
+def _first_order(scheduler: Any) -> bool:
     return scheduler.state_in_first_order
+
+
+def _singlestep(scheduler: Any) -> bool:
+    """A block of calls goes out from the sample of its first one, which is of order 1."""
+    index = scheduler.step_index if scheduler.step_index is not None else scheduler.begin_index or 0
+    order = scheduler.order_list[index]
+    while order > 1 and scheduler.model_outputs[1 - order] is None:  # a run that begins amid a block
+        order -= 1
+    return order == 1
 
 
 KEEPS_SAMPLE: dict[str, Callable[[Any], bool]] = {
     "DDIMScheduler": _always,
     "DDPMScheduler": _always,
+    "DEISMultistepScheduler": _always,
     "DPMSolverMultistepScheduler": _always,
+    "DPMSolverSinglestepScheduler": _singlestep,
     "EulerAncestralDiscreteScheduler": _always,
     "EulerDiscreteScheduler": _always,
-    "HeunDiscreteScheduler": _heun,
+    "FlowMatchEulerDiscreteScheduler": _always,
+    "FlowMatchHeunDiscreteScheduler": _first_order,
+    "HeunDiscreteScheduler": _first_order,
+    "KDPM2AncestralDiscreteScheduler": _first_order,
+    "KDPM2DiscreteScheduler": _first_order,
+    "LCMScheduler": _always,
     "LMSDiscreteScheduler": _always,
     "PNDMScheduler": _pndm,
+    "TCDScheduler": _always,
+    "UniPCMultistepScheduler": _always,
 }
 """By class name: does the scheduler's next `step` use the `sample` it is given?"""
 
@@ -71,7 +91,12 @@ def input_scale(scheduler: Any, timestep: Tensor) -> float:
 def shifted_steps(
     scheduler: Any, shift: Callable[[Tensor], Tensor], done: Callable[[], None]
 ) -> Iterator[None]:
-    """Within the block `scheduler.step` works on `shift(sample)`, and `done()` is called after each."""
+    """Within the block `scheduler.step` works on `shift(sample)`, and `done()` is called after each.
+
+    A corrector (UniPC's) would put another sample in the place of a shifted one, and so take the shift back;
+    it is left out of the steps whose sample is shifted.
+    """
+    uncorrected = False
 
     def step(
         inherited: Callable[..., Any],
@@ -82,9 +107,16 @@ def shifted_steps(
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        result = inherited(model_output, timestep, shift(sample), *args, **kwargs)
+        nonlocal uncorrected
+        shifted = shift(sample)
+        uncorrected = shifted is not sample
+        result = inherited(model_output, timestep, shifted, *args, **kwargs)
         done()
         return result
 
-    with lend(scheduler, step=step):
+    def correct(inherited: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        return kwargs["this_sample"] if uncorrected else inherited(*args, **kwargs)
+
+    corrector = {_CORRECTOR: correct} if hasattr(scheduler, _CORRECTOR) else {}
+    with lend(scheduler, step=step, **corrector):
         yield

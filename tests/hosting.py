@@ -36,7 +36,7 @@ class Case:
         parts: what the parts of the denoiser's batch are, in order; exactly one is "conditional".
         parts_off: the same with guidance off.
         off: the arguments that turn guidance off; None where it has no guidance to turn off.
-        arguments: further arguments for a number of prompts (an image each, say).
+        arguments: further arguments for a number of images to make (an image to begin with for each, say).
         settings: arguments of every call.
         columns: where the words of `PROMPT` stand in the denoiser's text, counted by hand; the first has one
             token, the second several.
@@ -45,6 +45,7 @@ class Case:
         text: the denoiser's argument that holds the text.
         schedulers: what else the pipeline takes, by class name, each with its settings.
         dtypes: what it runs in on a CPU besides float32.
+        calls: how often a step calls the denoiser, where each part has a call of its own, its own one first.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Case:
     parts: tuple[str, ...] = ("unconditional", "conditional")
     parts_off: tuple[str, ...] = ("conditional",)
     off: Mapping[str, Any] | None = field(default_factory=lambda: {"guidance_scale": 1.0})
-    arguments: Callable[[int], Mapping[str, Any]] = lambda prompts: {}
+    arguments: Callable[[int], Mapping[str, Any]] = lambda count: {}
     settings: Mapping[str, Any] = field(
         default_factory=lambda: {"height": 160, "width": 128, "num_inference_steps": 2}
     )
@@ -64,6 +65,7 @@ class Case:
         default_factory=lambda: {"EulerDiscreteScheduler": {}, "DDIMScheduler": {"clip_sample": False}}
     )
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)
+    calls: int = 1
 
     @property
     def words(self) -> list[str]:
@@ -85,7 +87,8 @@ class Case:
         generators = [
             torch.Generator(pipe.device).manual_seed(seed + image) for image in range(prompts * count)
         ]
-        settings = {"output_type": "latent", **self.settings, **self.arguments(prompts), **options}
+        own = self.arguments(prompts * count)
+        settings = {"output_type": "latent", **self.settings, **own, **options}
         return pipe(prompt=prompt, generator=generators, num_images_per_prompt=count, **settings).images
 
     def denoiser(self, pipe: Any) -> nn.Module:
@@ -182,14 +185,19 @@ def counted_steps(pipe: Any) -> Iterator[list[Any]]:
 
 
 def last_loss(case: Case, pipe: Any, size: float) -> float:
-    """The loss that the last step finds when all steps before moved the latents so far; 0 only looks."""
-    with guide(pipe, case.objective(size)) as session:
+    """The loss at which the last step of a run ends that moves the latents so far; 0 only looks.
+
+    Every step but the first makes two moves and looks again, so that a step's own moves count.
+    """
+    schedule = Schedule(dict.fromkeys(range(1, 10), 1.0), until=10, unit="step")
+    objective = dataclasses.replace(case.objective(size), schedule=schedule, max_refinements=2)
+    with guide(pipe, objective) as session:
         case.run(pipe)
     return session.run.steps[-1].losses[0]
 
 
 def assert_the_loss_falls(case: Case, pipe: Any, size: float, unguided: float) -> None:
-    """The last step of a guided run finds a lower loss than that of an unguided one with the same seed."""
+    """The last step of a guided run ends at a lower loss than that of an unguided one with the same seed."""
     guided = last_loss(case, pipe, size)
     assert guided < unguided - 1e-5, f"{guided} is not below {unguided}"
 

@@ -27,14 +27,14 @@ def mask() -> torch.Tensor:
     return drawn
 
 
-def images(prompts: int) -> dict[str, Any]:
-    """An image for each prompt."""
-    return {"image": image().repeat(prompts, 1, 1, 1)}
+def images(count: int) -> dict[str, Any]:
+    """An image to begin with for each that is made."""
+    return {"image": image().repeat(count, 1, 1, 1)}
 
 
-def masked(prompts: int) -> dict[str, Any]:
-    """An image and a mask for each prompt."""
-    return {**images(prompts), "mask_image": mask().repeat(prompts, 1, 1, 1)}
+def masked(count: int) -> dict[str, Any]:
+    """An image and a mask for each that is made."""
+    return {**images(count), "mask_image": mask().repeat(count, 1, 1, 1)}
 
 
 CASES = [

@@ -103,8 +103,8 @@ def test_an_unknown_pipeline_or_scheduler_is_refused_by_name():
     ):
         pass
     pipe = build()
-    pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(pipe.scheduler.config)
-    with pytest.raises(UnsupportedError, match="UniPCMultistepScheduler"), guide(pipe, CAT_AND_FROG):
+    pipe.scheduler = diffusers.SASolverScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(UnsupportedError, match="SASolverScheduler"), guide(pipe, CAT_AND_FROG):
         run(pipe)
 
 
