@@ -16,7 +16,7 @@ from rich.table import Table
 from . import methods_settings as asked
 from .methods_settings import MethodsSettings
 from .settings import DTYPES
-from .terminal import clear_errors, quieten
+from .terminal import clear_errors, quieten, stoppable
 
 if TYPE_CHECKING:
     from ..explain.evaluation.run import Progress as Watch
@@ -121,7 +121,7 @@ def explain_methods(
     if show_list:
         _print_list()
         return
-    with clear_errors(), _stoppable(out):
+    with clear_errors(), stoppable(out):
         settings = MethodsSettings(
             studies=asked.parse_list(study or []),
             images=images,
@@ -164,18 +164,6 @@ def _carry_out(settings: MethodsSettings, out: Path, write: Path | None) -> None
             paths = left.save(out, summaries, write)
         for path in paths:
             typer.echo(f"wrote {path}")
-
-
-@contextmanager
-def _stoppable(out: Path) -> Iterator[None]:
-    """Say how to go on after Ctrl-C; 130 is what a shell expects then."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        typer.echo(
-            f"stopped; the same command goes on from the rows in {out}, and loses the batch in hand", err=True
-        )
-        raise typer.Exit(130) from stop
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -34,10 +35,23 @@ def clear_errors() -> Iterator[None]:
         raise typer.Exit(2) from problem
 
 
+@contextmanager
+def stoppable(out: Path) -> Iterator[None]:
+    """Say how to go on after Ctrl-C; 130 is what a shell expects then."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        typer.echo(
+            f"stopped; the same command goes on from the rows in {out}, and loses the batch in hand", err=True
+        )
+        raise typer.Exit(130) from stop
+
+
 def _is_asked_wrongly(problem: Exception) -> bool:
     if isinstance(problem, UsageError):
         return True
+    from ..evaluation.errors import EvaluationError
     from ..explain.errors import ExplainError  # heavy rooms: mistakes in the arguments answer at once
     from ..guidance.errors import GuidanceError
 
-    return isinstance(problem, (ExplainError, GuidanceError))
+    return isinstance(problem, (EvaluationError, ExplainError, GuidanceError))
