@@ -18,6 +18,7 @@ from rich.table import Table
 
 from . import settings as asked
 from .cli_debug import debug
+from .cli_evaluate import evaluate
 from .cli_explain import explain
 from .cli_explain_methods import explain_methods
 from .settings import GenerateSettings, Request, UsageError
@@ -48,6 +49,7 @@ def main(
 
 app.command()(explain)
 app.command()(explain_methods)
+app.command()(evaluate)
 app.command()(debug)
 
 
