@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from hosting import Case
-from hosting_unets import FROM_AN_IMAGE, SIZE, image, images, mask, masked
+from hosting_unets import FROM_AN_IMAGE, SIZE, image, images, masked
 from tiny_controls import PERTURBED, adapted, controlled, modular, perturbed
 from tiny_unets import xl
 
@@ -18,30 +18,30 @@ THREE = {
 ALONE = {"parts": ("conditional",), "off": None}
 
 
-def control(prompts: int) -> dict[str, Any]:
-    """A control image for each prompt, upside down."""
-    return {"control_image": image().flip(2).repeat(prompts, 1, 1, 1)}
+def control(count: int) -> dict[str, Any]:
+    """A control image for each image, upside down."""
+    return {"control_image": image().flip(2).repeat(count, 1, 1, 1)}
 
 
-def controls(prompts: int) -> dict[str, Any]:
+def controls(count: int) -> dict[str, Any]:
     """An image to begin with, and two for two ControlNets."""
-    found = control(prompts)["control_image"]
-    return {**images(prompts), "control_image": [found, found.flip(3)]}
+    found = control(count)["control_image"]
+    return {**images(count), "control_image": [found, found.flip(3)]}
 
 
-def control_within(prompts: int) -> dict[str, Any]:
+def control_within(count: int) -> dict[str, Any]:
     """An image, a mask and a control image."""
-    return {**masked(prompts), **control(prompts)}
+    return {**masked(count), **control(count)}
 
 
-def control_from(prompts: int) -> dict[str, Any]:
+def control_from(count: int) -> dict[str, Any]:
     """An image to begin with, and a control image."""
-    return {**images(prompts), **control(prompts)}
+    return {**images(count), **control(count)}
 
 
-def united(prompts: int) -> dict[str, Any]:
+def united(count: int) -> dict[str, Any]:
     """A control image for the second of a union's modes."""
-    return {"control_image": [control(prompts)["control_image"]], "control_mode": [1]}
+    return {"control_image": [control(count)["control_image"]], "control_mode": [1]}
 
 
 CASES = [
@@ -58,22 +58,9 @@ CASES = [
         settings={**TWO, "guess_mode": True},
     ),
     Case(
-        "StableDiffusionControlNetImg2ImgPipeline, two ControlNets",
-        partial(controlled, "StableDiffusionControlNetImg2ImgPipeline", nets=2),
-        arguments=controls,
-        settings={**SIZE, **FROM_AN_IMAGE},
-    ),
-    Case(
         "StableDiffusionPAGPipeline",
         partial(perturbed, "StableDiffusionPAGPipeline"),
         **THREE,
-    ),
-    Case(
-        "StableDiffusionXLPAGInpaintPipeline",
-        partial(perturbed, "StableDiffusionXLPAGInpaintPipeline", xl),
-        **THREE,
-        arguments=masked,
-        settings={**SIZE, **FROM_AN_IMAGE},
     ),
     Case(
         "StableDiffusionXLControlNetPAGPipeline",
@@ -87,6 +74,12 @@ CASES = [
 """Those that all tests of `hosting` are for."""
 
 FURTHER = [
+    Case(
+        "StableDiffusionControlNetImg2ImgPipeline, two ControlNets",
+        partial(controlled, "StableDiffusionControlNetImg2ImgPipeline", nets=2),
+        arguments=controls,
+        settings={**SIZE, **FROM_AN_IMAGE},
+    ),
     Case(
         "StableDiffusionXLControlNetImg2ImgPipeline",
         partial(controlled, "StableDiffusionXLControlNetImg2ImgPipeline", xl),
@@ -120,13 +113,13 @@ FURTHER = [
     Case(
         "StableDiffusionXLControlNetUnionImg2ImgPipeline",
         partial(controlled, "StableDiffusionXLControlNetUnionImg2ImgPipeline", xl, union=True),
-        arguments=lambda prompts: {**images(prompts), **united(prompts)},
+        arguments=lambda count: {**images(count), **united(count)},
         settings={**SIZE, **FROM_AN_IMAGE},
     ),
     Case(
         "StableDiffusionXLControlNetUnionInpaintPipeline",
         partial(controlled, "StableDiffusionXLControlNetUnionInpaintPipeline", xl, union=True),
-        arguments=lambda prompts: {**masked(prompts), **united(prompts)},
+        arguments=lambda count: {**masked(count), **united(count)},
         settings={**SIZE, **FROM_AN_IMAGE},
     ),
     Case(
@@ -142,6 +135,13 @@ FURTHER = [
         **THREE,
         arguments=masked,
         settings={**SIZE, "num_inference_steps": 2, "strength": 1.0},
+    ),
+    Case(
+        "StableDiffusionXLPAGInpaintPipeline",
+        partial(perturbed, "StableDiffusionXLPAGInpaintPipeline", xl),
+        **THREE,
+        arguments=masked,
+        settings={**SIZE, **FROM_AN_IMAGE},
     ),
     Case(
         "StableDiffusionXLPAGPipeline",
@@ -172,7 +172,9 @@ FURTHER = [
     ),
     Case(
         "StableDiffusionXLControlNetPAGImg2ImgPipeline",
-        partial(controlled, "StableDiffusionXLControlNetPAGImg2ImgPipeline", xl, pag_applied_layers=PERTURBED),
+        partial(
+            controlled, "StableDiffusionXLControlNetPAGImg2ImgPipeline", xl, pag_applied_layers=PERTURBED
+        ),
         **THREE,
         arguments=control_from,
         settings={**SIZE, **FROM_AN_IMAGE},
@@ -218,5 +220,3 @@ FURTHER = [
     ),
 ]
 """Those that work as one of `CASES` or of the UNet family's does, of which a few things are asked."""
-
-__all__ = ["CASES", "FURTHER", "mask"]

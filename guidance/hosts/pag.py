@@ -35,34 +35,42 @@ class PagHost(Host):
     def attached(self) -> Iterator[None]:
         """Within the block, the processors found on entry are known; they are back after it in any case.
 
-        The pipeline puts them back itself, but not when its call ends with an exception.
+        The pipeline puts them back itself, but not when its call ends with an exception, nor (those of
+        Stable Diffusion XL) when latents are asked for. So its own may be found on entry, left by the call
+        before; probes have the usual ones instead.
         """
-        self._found = processors_of(self.denoiser)
+        from diffusers.models.attention_processor import AttnProcessor2_0  # guidance loads without diffusers
+
+        self._kinds = tuple({type(processor) for processor in self.pipe._pag_attn_processors or ()})
+        found = self._found = processors_of(self.denoiser)
+        usual = AttnProcessor2_0()
+        self._whole = {
+            module: usual if isinstance(one, self._kinds) else one for module, one in found.items()
+        }
         with super().attached():
             try:
                 yield
             finally:
-                put(self._own())
+                put({module: found[module] for module in self._perturbing()})
 
     @contextmanager
     def probing(self) -> Iterator[None]:
         """Within the block, the layers that the pipeline perturbs have the processors found on entry."""
-        perturbing = {module: module.processor for module in self._own()}
+        perturbing = self._perturbing()
         with super().probing():
-            put({module: self._found[module] for module in perturbing})
+            put({module: self._whole[module] for module in perturbing})
             try:
                 yield
             finally:
                 put(perturbing)
 
-    def _own(self) -> dict[nn.Module, Any]:
-        """The layers on which the pipeline's own processors sit now, with those that sat there before.
+    def _perturbing(self) -> dict[nn.Module, Any]:
+        """The layers on which the pipeline's own processors sit now, with these.
 
         What somebody else has put on a layer in the meantime is left alone.
         """
-        perturbing = {id(processor) for processor in self.pipe._pag_attn_processors or ()}
         now = processors_of(self.denoiser)
-        return {module: self._found[module] for module, one in now.items() if id(one) in perturbing}
+        return {module: one for module, one in now.items() if isinstance(one, self._kinds)}
 
 
 def processors_of(denoiser: nn.Module) -> dict[nn.Module, Any]:
