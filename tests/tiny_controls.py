@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers
-import torch
 from diffusers import ControlNetModel, ControlNetUnionModel, MultiControlNetModel, T2IAdapter
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
-from tiny_unets import sd1, seeded, xl, xl_parts
+from tiny_unets import sd1, seeded, xl_parts
 from torch import nn
 
 PERTURBED = ["down_blocks.1", "mid"]
@@ -29,9 +28,7 @@ def controlnet(unet: nn.Module, union: bool = False) -> nn.Module:
     settings = dict(kind.from_unet(unet, load_weights_from_unet=False).config)
     further = {"num_trans_channel": 8, "num_trans_head": 2, "num_proj_channel": 8} if union else {}
     return speaking(
-        kind.from_config(
-            settings, in_channels=4, conditioning_embedding_out_channels=(4, 4, 8, 8), **further
-        )
+        kind.from_config(settings, in_channels=4, conditioning_embedding_out_channels=(4, 4, 8, 8), **further)
     )
 
 
@@ -53,7 +50,7 @@ def controlled(
 
 @seeded
 def perturbed(kind: str, base: Callable[..., Any] = sd1, **unet: Any) -> Any:
-    """A pipeline that perturbs the attention of an outer block, which probes run through, and of the middle."""
+    """A pipeline that perturbs the attention of an outer block, which probes run through, and the middle."""
     return getattr(diffusers, kind).from_pipe(base(**unet), pag_applied_layers=PERTURBED)
 
 

@@ -17,7 +17,7 @@ _CONDITIONAL = "pred_cond"
 
 
 class ModularStableDiffusionXL(ControlNetHost, WithFurtherChannels, StableDiffusionXL):
-    """A `ModularPipeline` of Stable Diffusion XL: text or image to image, inpainting, with a ControlNet or not.
+    """A `ModularPipeline` of Stable Diffusion XL: from text or an image, inpainting, with or without ControlNet.
 
     All calls of the denoiser in a step, one for each part that the guider wants, get the shift that the first
     one was probed for. So the first must be the conditional one, as it is with every guider of diffusers.
