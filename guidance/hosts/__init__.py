@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UnsupportedError
 from .base import Host
-from .controlnet import CONTROLNETS
+from .controlnet import CONTROLS
 from .flux import FLUX
 from .modular import MODULAR
 from .pag import PAG
@@ -21,7 +21,7 @@ from .unets import UNETS
 HOSTS: dict[str, type[Host]] = {
     **UNETS,
     **PAG,
-    **CONTROLNETS,
+    **CONTROLS,
     **MODULAR,
     **SD3,
     **FLUX,

@@ -116,13 +116,15 @@ def _renewed(given: Tensor, said: Tensor, anew: Tensor) -> Tensor:
     Raises:
         UnsupportedError: the pipeline gives the denoiser something else.
     """
+    if given is said:
+        return anew
     before = len(given) - len(said)
     if before < 0 or not torch.equal(given[before:], said) or given[:before].any():
         raise UnsupportedError(
             "the denoiser is not given what the ControlNet said, so that guidance cannot bring it up to date "
             "after a nudge; use a ControlNet pipeline of diffusers, or leave the ControlNet out"
         )
-    return torch.cat([given[:before], anew]) if before else anew
+    return torch.cat([given[:before], anew])
 
 
 class StableDiffusionXLControlNet(ControlNetHost, StableDiffusionXL):
@@ -137,7 +139,7 @@ class StableDiffusionXLControlNetInpainting(ControlNetHost, StableDiffusionXLInp
     """The same with two text encoders, inside a mask."""
 
 
-CONTROLNETS: dict[str, type[Host]] = {
+CONTROLS: dict[str, type[Host]] = {
     "StableDiffusionControlNetPipeline": ControlNetHost,
     "StableDiffusionControlNetImg2ImgPipeline": ControlNetHost,
     "StableDiffusionControlNetInpaintPipeline": ControlNetInpainting,
@@ -147,5 +149,7 @@ CONTROLNETS: dict[str, type[Host]] = {
     "StableDiffusionXLControlNetUnionPipeline": StableDiffusionXLControlNet,
     "StableDiffusionXLControlNetUnionImg2ImgPipeline": StableDiffusionXLControlNet,
     "StableDiffusionXLControlNetUnionInpaintPipeline": StableDiffusionXLControlNetInpainting,
+    "StableDiffusionAdapterPipeline": Host,
+    "StableDiffusionXLAdapterPipeline": StableDiffusionXL,
 }
-"""By the class name of a pipeline."""
+"""By the class name of a pipeline; what an adapter says is of its image alone, so that it is never stale."""

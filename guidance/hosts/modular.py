@@ -17,7 +17,7 @@ _CONDITIONAL = "pred_cond"
 
 
 class ModularStableDiffusionXL(ControlNetHost, WithFurtherChannels, StableDiffusionXL):
-    """A `ModularPipeline` of Stable Diffusion XL: from text or an image, inpainting, with or without ControlNet.
+    """A `ModularPipeline` of Stable Diffusion XL, whatever its blocks begin with, with a ControlNet or not.
 
     All calls of the denoiser in a step, one for each part that the guider wants, get the shift that the first
     one was probed for. So the first must be the conditional one, as it is with every guider of diffusers.
