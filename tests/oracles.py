@@ -105,9 +105,6 @@ def subject_map(
 
 def attend_and_excite(span_maps: Sequence[Array], reduction: str = "max") -> float:
     """The loss of one image from the smoothed maps of its spans."""
-    if reduction == "log":
-        surprises = [-math.log(min(1.0, max(1e-4, float(image.max())))) for image in span_maps]
-        return sum(surprises) / len(surprises) if surprises else 0.0
     shortfalls = [max(0.0, 1.0 - float(image.max())) for image in span_maps]
     if not shortfalls:
         return 0.0

@@ -177,3 +177,13 @@ def layout_energy(image: Array, box: Box) -> float:
         for column in range(grid[1])
     )
     return float((1 - within / image.sum()) ** 2)
+
+
+def attention_peak(attention: Sequence[Array], share: float, reduction: str = "mean") -> float:
+    """The loss of one image from the unsmoothed attention to each of its spans."""
+    surprises = []
+    for image in attention:
+        cells = sorted(image.ravel().tolist(), reverse=True)
+        count = math.ceil(share * len(cells))
+        surprises.append(-math.log(max(1e-4, sum(cells[:count]) / count)))
+    return max(surprises) if reduction == "max" else sum(surprises) / len(surprises)

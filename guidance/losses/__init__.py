@@ -12,6 +12,7 @@ from .excite import attend_and_excite
 from .initno import self_attention_conflict
 from .needs import Loss, Losses, beyond, name_of, needs, required_by, taken_by, weighted, weighted_sum
 from .overlaps import intersection_over_union, overlap, retention
+from .peak import attention_peak
 from .reading import (
     Last,
     Reading,
@@ -30,6 +31,7 @@ from .syngen import symmetric_kl_binding
 LOSSES: dict[str, Loss] = {
     name_of(loss): loss
     for loss in (
+        attention_peak,
         attend_and_excite,
         total_variation,
         jensen_shannon_binding,
@@ -55,6 +57,7 @@ __all__ = [
     "Reading",
     "Spans",
     "attend_and_excite",
+    "attention_peak",
     "beyond",
     "box_corners",
     "distributions",

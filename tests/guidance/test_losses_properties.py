@@ -34,6 +34,7 @@ from loss_cases import (
 CELLS = GRID[0] * GRID[1]
 KL_BOUND = math.log(CELLS / 1e-3)
 RANGES = {
+    "attention_peak": (0, -math.log(1e-4)),
     "attend_and_excite": (0, 1),
     "total_variation": (-2 * CELLS / sum(GRID), 0),
     "jensen_shannon_binding": (0, 1),
@@ -207,6 +208,8 @@ def test_contrast_without_modifiers_or_a_step_before_still_sets_words_apart():
     [
         (lambda m: losses.nt_xent(m, SPANS, last=LAST, tau=0.0), GuidanceError, "above 0; got 0"),
         (lambda m: losses.inner_box(m, SPANS, boxes=BOXES, share=0.0), GuidanceError, "share is a part"),
+        (lambda m: losses.attention_peak(m, SPANS, share=0.0), GuidanceError, "above 0 and at most 1; got 0"),
+        (lambda m: losses.attention_peak(m, SPANS, reduction="sum"), GuidanceError, '"max" or "mean"'),
         (lambda m: losses.outer_box(m, SPANS, boxes=BOXES, share=1.5), GuidanceError, "got 1.5"),
         (lambda m: losses.box_corners(m, SPANS, boxes=BOXES, reach=0), GuidanceError, "at least 1; got 0"),
         (

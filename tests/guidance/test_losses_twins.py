@@ -66,6 +66,11 @@ def nt_xent(maps, image, tau=0.5):
     return slow.nt_xent([*found, *before], [*classes, *range(len(before))], tau)
 
 
+def attention_peak(maps, image, share=1 / 16, reduction="mean"):
+    attention = [slow_attention(maps, image, span.indices) for span in SPANS[image]]
+    return slow.attention_peak(attention, share, reduction)
+
+
 def intersection_over_union(maps, image):
     return slow.intersection_over_union(maps_of(maps, image))
 
@@ -142,6 +147,8 @@ def test_the_comparison_can_fail(name):
     [
         ("nt_xent", {"tau": 0.2}, lambda maps: nt_xent(maps, 0, 0.2)),
         ("symmetric_kl_binding", {"floor": 0.1}, lambda maps: symmetric_kl_binding(maps, 0, 0.1)),
+        ("attention_peak", {"share": 0.5}, lambda maps: attention_peak(maps, 0, 0.5)),
+        ("attention_peak", {"reduction": "max"}, lambda maps: attention_peak(maps, 0, reduction="max")),
     ],
 )
 def test_settings_change_loss_and_twin_alike(name, setting, slow_setting):
