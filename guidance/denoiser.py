@@ -102,9 +102,15 @@ class DenoiserCall:
         return recorder.maps
 
     def _with(self, latents: Tensor) -> dict[str, Any]:
-        """The arguments with other (packed) latents, and what else stands in their tensor."""
+        """The arguments with other (packed) latents, and what else stands in their tensor.
+
+        Lists are new ones: a UNet takes an adapter's residuals out of the list that it is given.
+        """
         whole = latents if self.channels is None else torch.cat([latents, self.sample[:, self.channels :]], 1)
-        return {**self.arguments, self.sample_name: whole}
+        fresh = {
+            name: list(value) if isinstance(value, list) else value for name, value in self.arguments.items()
+        }
+        return {**fresh, self.sample_name: whole}
 
 
 def by_name(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

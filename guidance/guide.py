@@ -18,9 +18,10 @@ from .denoiser import DenoiserCall, by_name, frozen, is_probed, probing
 from .errors import GuidanceError
 from .hosts import Host, host_of, host_type
 from .hosts.base import first_number
+from .inside import Inside
 from .intercept import Given, as_given, intercepted
 from .layers import Layer, LayerChoice
-from .limits import Latents, drift, norms
+from .limits import Latents, drift
 from .objectives import Objective
 from .optimizer import Nudged, Probe, nudge
 from .own_pass import Watcher
@@ -191,17 +192,20 @@ class GuidedCall:
 
     def _started(self, call: DenoiserCall) -> Nudged:
         assert self.objective.start is not None
-        started = self.objective.start(call.latents, self._probe(self.starter, call), call.scale)
-        return Nudged.unmoved(started.latents, started.probed)
+        inside, latents = self._inside(), call.latents
+        probe = inside.probe(self._probe(self.starter, call), latents)
+        started = self.objective.start(inside.of(latents), probe, call.scale)
+        return Nudged.unmoved(inside.put(started.latents, latents), started.probed)
 
     def _moved(self, call: DenoiserCall, latents: Latents, update: bool, threshold: float | None) -> Nudged:
         progress = self.index / max(self.host.steps - 1, 1)
         rows, seen = self.watcher.neglected, self.watcher.seen
         everyone = torch.arange(len(latents), device=latents.device)
         rows = everyone if rows is None else rows.to(latents.device)
-        probe = self._probe(self.prober, call)
+        inside = self._inside()
+        probe = inside.probe(self._probe(self.prober, call), latents)
         nudged = nudge(
-            latents[rows],
+            inside.of(latents)[rows],
             lambda latents, own: probe(latents, rows[own]),
             lambda latents, probed: self.objective.step(latents, probed, progress, call.scale),
             threshold=threshold,
@@ -211,10 +215,14 @@ class GuidedCall:
             limits=self.objective.limits,
             spent=self.spent.to(latents)[rows],
         )
+        nudged.latents = inside.put(nudged.latents, latents, rows)
         if seen is not None:
             nudged = nudged.among(rows, latents, seen)
-        self.spent = self.spent.to(latents) + (norms(nudged.latents - latents) / norms(latents)).flatten()
+        self.spent = self.spent.to(latents) + inside.shares(nudged.latents - latents, latents)
         return nudged
+
+    def _inside(self) -> Inside:
+        return Inside(self.host.movable())
 
     def _probe(self, prober: Prober, call: DenoiserCall) -> Probe:
         layers = prober.layers(self.layers)
@@ -240,7 +248,7 @@ class GuidedCall:
             losses=tuple(nudged.probed.losses.tolist()),
             word_attention=tuple(tuple(maps.flatten(1).amax(1).tolist()) for maps in self.word_maps),
             refinements=tuple(nudged.refinements.tolist()),
-            relative_shifts=tuple((norms(shift) / norms(call.latents)).flatten().tolist()),
+            relative_shifts=tuple(self._inside().shares(shift, call.latents).tolist()),
             skipped=f"the gradient of image {', '.join(map(str, failed))} was not finite" if failed else None,
             halvings=tuple(nudged.halvings.tolist()),
             **asdict(drift(call.latents, nudged.latents, call.scale)),

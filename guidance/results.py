@@ -24,7 +24,7 @@ class StepLog:
         losses: the loss before the step's last move, 0 to 1 for Attend-and-Excite.
         word_attention: the peak of each span's map, 0 to 1.
         refinements: number of refinement moves.
-        relative_shifts: norm of the step's whole shift over the norm of the latents.
+        relative_shifts: norm of the step's whole shift over the norm of the latents that may be moved.
         skipped: why an image was not moved although it should have been (a gradient that was not finite), or
             None.
         norm_ratios, channel_drifts, levels: how the shift changed what the latents are like, see
