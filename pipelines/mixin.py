@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from ..guidance import AttendAndExcite, GuidanceError, GuidedRun, Objective
+from ..guidance.encoding import OTHER_TEXT, PADDING, encode
 from ..guidance.guide import GuidedCall
-from ..guidance.hosts import host_of, host_type
+from ..guidance.hosts import host_of
 from ..guidance.layers import LayerChoice
 from ..guidance.objectives import Indices, Words
+from .choices import host_for
 from .redrawing import checked_call, redraw
 from .retry import Checker, Tried, best, strengthened
 
@@ -41,8 +43,8 @@ class AttendAndExciteMixin:
 
     def get_indices(self, prompt: str) -> dict[int, str]:
         """The tokens of a prompt by position, to choose `token_indices` from."""
-        tokenizer = host_type(self)(self, {"prompt": prompt}).tokenizer
-        return dict(enumerate(tokenizer.convert_ids_to_tokens(tokenizer(prompt).input_ids)))
+        pieces = enumerate(encode(host_for(self, prompt).tokenizer, prompt).pieces)
+        return {place: piece for place, piece in pieces if piece not in (PADDING, OTHER_TEXT)}
 
     @torch.no_grad()
     def __call__(
