@@ -1,7 +1,7 @@
 """Keeps a nudge inside the part of the latents that may be moved, and measures it by that part alone.
 
-Where a pipeline overwrites the latents outside a mask after every step, moving them there is lost, and a share
-of the whole latents' norm would be too much for the part inside.
+Where a pipeline overwrites the latents outside a mask after every step, moving them there is lost, and a
+share of the whole latents' norm would be too much for the part inside.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Inside:
         whole: Latents,
         rows: Tensor | None = None,
     ) -> Float[Tensor, "row channel height width"]:
-        """The latents inside from `inside` and outside from `whole`, for the images numbered `rows` or all."""
+        """The inside from `inside` and the outside from `whole`, for the images numbered `rows` or all."""
         if self.movable is None:
             return inside
         mask = self.movable.to(inside.device) > 0
@@ -49,6 +49,6 @@ class Inside:
         return lambda latents, rows: probe(self.put(latents, whole, rows), rows)
 
     def shares(self, shift: Latents, latents: Latents) -> Float[Tensor, "batch"]:
-        """The norm of each image's shift as a share of its latents' norm inside; 0 where nothing is inside."""
+        """The norm of each image's shift as a share of its latents' inside; 0 where nothing is inside."""
         length = norms(self.of(latents))
         return torch.where(length > 0, norms(shift) / length, 0.0).flatten()
