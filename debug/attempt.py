@@ -30,8 +30,16 @@ from ..guidance import (
     guide,
     record,
 )
+from ..guidance.encoding import encode
 from ..guidance.parts import parts_of
-from ..pipelines.choices import SCHEDULERS, default_guidance_scale, own_size, scheduler
+from ..pipelines.choices import (
+    SCHEDULERS,
+    heeds_negative_prompt,
+    host_for,
+    own_guidance_scale,
+    own_size,
+    scheduler,
+)
 from ..pipelines.retry import strengthened
 from .errors import AttemptError, Cancelled
 from .settings import AttemptSettings
@@ -135,7 +143,10 @@ class _Work:
             raise AttemptError(
                 f'scheduler must be one of {", ".join(SCHEDULERS)}; got "{settings.scheduler}"'
             )
+        if settings.negative_prompt and not heeds_negative_prompt(pipe):
+            raise AttemptError(f"{type(pipe).__name__} heeds no negative prompt; leave it empty")
         self.pipe, self.settings, self.watch, self.cancelled = pipe, settings, watch, cancelled
+        self.host = host_for(pipe, settings.prompt)
         self.seconds: dict[str, float] = {}
 
     def stop_if_cancelled(self, *_: Any) -> None:
@@ -146,7 +157,7 @@ class _Work:
     def prepared(self) -> Iterator[None]:
         """Within the block the pipeline has the scheduler asked for, and asks whether to go on."""
         own, threads = self.pipe.scheduler, torch.get_num_threads()
-        handle = self.pipe.unet.register_forward_pre_hook(self.stop_if_cancelled)
+        handle = self.host.denoiser.register_forward_pre_hook(self.stop_if_cancelled)
         try:
             if self.settings.scheduler is not None:
                 self.pipe.scheduler = scheduler(self.pipe, self.settings.scheduler)
@@ -202,8 +213,8 @@ class _Work:
 
     def _recorded_words(self) -> list[str] | None:
         """Every word of the prompt, and the phrases that are guided; None where there are no phrases."""
-        tokenizer, prompt = self.pipe.tokenizer, self.settings.prompt
-        every = parts_of(tokenizer, prompt, tokenizer.model_max_length).words
+        tokenizer, prompt = self.host.tokenizer, self.settings.prompt
+        every = parts_of(tokenizer, prompt, len(encode(tokenizer, prompt).ids)).words
         guided = find_spans(tokenizer, prompt, self.settings.words)
         phrases = [span.label for span in guided if span not in every]
         return [*(span.label for span in every), *phrases] if phrases else None
@@ -214,11 +225,11 @@ class _Work:
         scale = asked.guidance_scale
         return {
             "prompt": asked.prompt,
-            "negative_prompt": asked.negative_prompt or None,
+            **({"negative_prompt": asked.negative_prompt} if asked.negative_prompt else {}),
             "width": width,
             "height": height,
             "num_inference_steps": asked.steps,
-            "guidance_scale": default_guidance_scale(asked.model) if scale is None else scale,
+            "guidance_scale": own_guidance_scale(self.pipe, asked.model) if scale is None else scale,
             "generator": torch.Generator("cpu").manual_seed(asked.seed),
         }
 

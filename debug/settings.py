@@ -28,8 +28,7 @@ class AttemptSettings:
         model: a folder or a hub id; None for the embedded model.
         seed: of the noise, which plain and guided image share.
         steps: denoising steps, 1 to 1000.
-        guidance_scale: of classifier-free guidance, 0 to 100; None for the model's default (5 embedded,
-            7.5 else).
+        guidance_scale: of classifier-free guidance, 0 to 100; None for the model's default (5 embedded).
         strength: how far guidance moves, 0 to 20: it multiplies the length of its step. 0 only looks.
         scheduler: a name of `pipelines.choices.SCHEDULERS`, or None for the model's own.
         size: (width, height) in pixels, or None for the model's own.

@@ -74,7 +74,8 @@ def generate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder or hub id of a Stable Diffusion in safetensors. Default: the embedded one."
+            help="Folder or hub id of a Stable Diffusion (1, 2, XL, 3), a Flux or another pipeline that "
+            "guidance knows, in safetensors. Default: the embedded one."
         ),
     ] = None,
     seed: Annotated[
@@ -83,7 +84,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: 30.")] = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option(help="Scale of classifier-free guidance. Default: 5 embedded, 7.5 for other models."),
+        typer.Option(help="Scale of classifier-free guidance. Default: 5 embedded, else the pipeline's own."),
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help=f"One of {', '.join(asked.SCHEDULERS)}. Default: the model's own.")
@@ -206,7 +207,7 @@ def _carry_out(settings: GenerateSettings, out: Path, record: dict[str, Any] | N
     results.make_folder(out)
     with Console(stderr=True).status("loading the model"):
         pipe = work.load(settings)
-    settings = replace(settings, size=settings.size or work.own_size(pipe))
+    settings = work.fitted(pipe, settings)
     work.check_words(pipe, settings.requests)
     drawings = []
     with _progress(settings) as watch:

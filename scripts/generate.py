@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from ..guidance import AttendAndExcite, GuidanceError, GuidedRun, RelativeStep, Span, StepLog, guide
-from ..pipelines.choices import default_guidance_scale, own_size, scheduler
+from ..pipelines.choices import heeds_negative_prompt, host_for, own_guidance_scale, own_size, scheduler
 from ..pipelines.retry import Checker, Tried, Try, best, plan, strengthened, until_heeded
+from .loading import load_model, load_processor
+from .loading_pipelines import load_pipeline
 from .machine import choose, one_line
 from .settings import GenerateSettings, Request, UsageError
 
@@ -46,68 +47,65 @@ class Drawing:
 
 
 def resolve(settings: GenerateSettings) -> GenerateSettings:
-    """Fill in what was left to the machine: device, dtype, threads, guidance scale, the folder's full path.
+    """Fill in what was left to the machine: device, dtype, threads, the folder's full path.
 
     Raises:
         UsageError: a device that is not there, or float16 on a CPU.
     """
     device, dtype = choose(settings.device, settings.dtype)
-    scale = settings.guidance_scale
-    if scale is None:
-        scale = default_guidance_scale(settings.model)
     model = settings.model
     if model is not None and Path(model).is_dir():
         model = str(Path(model).resolve())
     # The embedded model is small: on a busy machine two threads wait for each other more than they work.
     alone = settings.model is None and torch.device(device).type == "cpu"
     threads = settings.threads or (1 if alone else torch.get_num_threads())
-    return replace(settings, device=device, dtype=dtype, guidance_scale=scale, model=model, threads=threads)
+    return replace(settings, device=device, dtype=dtype, model=model, threads=threads)
 
 
-def load(settings: GenerateSettings) -> StableDiffusionPipeline:
+def load(settings: GenerateSettings) -> Any:
     """The pipeline of resolved settings, its scheduler exchanged if asked for; safetensors only.
 
     Raises:
-        UsageError: a model that is not there or is no Stable Diffusion.
+        UsageError: a model that is not there or cannot draw from a prompt, or a scheduler that is not for it.
     """
-    dtype = getattr(torch, settings.dtype or "float32")
-    try:
-        pipe = _load_any(settings.model, settings.device, dtype)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as problem:
-        name = "the embedded model" if settings.model is None else f'the model "{settings.model}"'
-        raise UsageError(
-            f"cannot load {name}: {one_line(problem)}; --model takes the folder or the hub id of a "
-            "Stable Diffusion in safetensors"
-        ) from problem
+    pipe = load_pipeline(settings.model, settings.device, getattr(torch, settings.dtype or "float32"))
     pipe.set_progress_bar_config(disable=True)
     if settings.scheduler is not None:
-        pipe.scheduler = scheduler(pipe, settings.scheduler)
+        try:
+            pipe.scheduler = scheduler(pipe, settings.scheduler)
+        except ValueError as problem:
+            raise UsageError(f"--scheduler: {one_line(problem)}") from problem
     return pipe
 
 
-def _load_any(model: str | None, device: str | None, dtype: torch.dtype) -> StableDiffusionPipeline:
-    if model is None:
-        from ..emoji import load_pipeline
+def fitted(pipe: Any, settings: GenerateSettings) -> GenerateSettings:
+    """Fill in what was left to the model: size and guidance scale.
 
-        return load_pipeline(device=device, dtype=dtype)
-    if Path(model).is_dir() and not (Path(model) / "model_index.json").is_file():
-        raise ValueError("the folder has no model_index.json")
-    return StableDiffusionPipeline.from_pretrained(model, dtype=dtype, use_safetensors=True).to(device)
+    Raises:
+        UsageError: a negative prompt for a pipeline that takes none.
+    """
+    if settings.negative_prompt and not heeds_negative_prompt(pipe):
+        raise UsageError(f"{type(pipe).__name__} heeds no negative prompt; leave out --negative-prompt")
+    scale = settings.guidance_scale
+    return replace(
+        settings,
+        size=settings.size or own_size(pipe),
+        guidance_scale=own_guidance_scale(pipe, settings.model) if scale is None else scale,
+    )
 
 
-def check_words(pipe: StableDiffusionPipeline, requests: Sequence[Request]) -> None:
+def check_words(pipe: Any, requests: Sequence[Request]) -> None:
     """Find every word before anything is drawn, so that a typing error in the last prompt shows at once.
 
     Raises:
         GuidanceError: a word that its prompt does not hold.
     """
     for request in requests:
-        AttendAndExcite(words=request.words).spans(pipe.tokenizer, [request.prompt], 1)
+        tokenizer = host_for(pipe, request.prompt).tokenizer
+        AttendAndExcite(words=request.words).spans(tokenizer, [request.prompt], 1)
 
 
-def draw(
-    pipe: StableDiffusionPipeline, settings: GenerateSettings, watch: Watch = lambda *_: None
-) -> Iterator[Drawing]:
+def draw(pipe: Any, settings: GenerateSettings, watch: Watch = lambda *_: None) -> Iterator[Drawing]:
     """Yield each prompt's images seed by seed, the plain one first if it is wanted.
 
     Each image is drawn alone from its own seed, so that no image depends on which others were asked for.
@@ -118,6 +116,7 @@ def draw(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    settings = fitted(pipe, settings)
     judge, checker = _judge(settings), _checker(settings)
     for request in settings.requests:
         for seed in settings.seeds:
@@ -130,7 +129,7 @@ def draw(
 
 
 def _draw_until_heeded(
-    pipe: StableDiffusionPipeline,
+    pipe: Any,
     settings: GenerateSettings,
     request: Request,
     seed: int,
@@ -151,7 +150,7 @@ def _draw_until_heeded(
 
 
 def _draw_one(
-    pipe: StableDiffusionPipeline,
+    pipe: Any,
     settings: GenerateSettings,
     request: Request,
     one: Try,
@@ -171,16 +170,17 @@ def _draw_one(
         return tensors
 
     width, height = settings.size or own_size(pipe)
+    negative = {"negative_prompt": settings.negative_prompt} if settings.negative_prompt else {}
     with _ToldPlainly(), guide(pipe, _objective(request, kind, one.strength), progress=probed) as session:
         image = pipe(
             request.prompt,
-            negative_prompt=settings.negative_prompt or None,
             width=width,
             height=height,
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(one.seed),
             callback_on_step_end=stepped,
+            **negative,
         ).images[0]
     return Drawing(request, one.seed, kind, image, session.run)
 
@@ -233,8 +233,6 @@ def _checker(settings: GenerateSettings) -> Checker | None:
     device, dtype = settings.device or "cpu", getattr(torch, settings.dtype or "float32")
     if settings.check_model is None:
         return partial(check, device=device, dtype=dtype, relevance=False)
-    from .loading import load_model, load_processor
-
     model = load_model(settings.check_model, device, dtype)
     processor = load_processor(settings.check_model, texts=True)
     return partial(check, model=model, processor=processor, relevance=False)

@@ -42,7 +42,7 @@ class GenerateSettings:
         model: a folder or a hub id; None for the embedded model.
         seeds: each makes one image a prompt, plain and guided from the same noise.
         steps: denoising steps.
-        guidance_scale: of classifier-free guidance; None for the model's default (5 embedded, 7.5 else).
+        guidance_scale: of classifier-free guidance; None for the model's default (5 embedded).
         scheduler: one of `SCHEDULERS`, or None for the model's own.
         size: (width, height) in pixels, or None for the model's own.
         compare: make the plain image, too.
