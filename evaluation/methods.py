@@ -149,8 +149,13 @@ def check_method(method: Method, pipe: Any) -> None:
     """Refuse, before anything is drawn, what a method cannot draw with.
 
     Raises:
-        EvaluationError: diffusers' pipeline on another kind than Stable Diffusion 1 and 2.
+        EvaluationError: diffusers' pipeline on another kind than Stable Diffusion 1 and 2, or the parity
+            preset on a transformer.
     """
+    if method.draw is _draw_paper and getattr(pipe, "unet", None) is None:
+        raise EvaluationError(
+            f"the published method is one of UNets; this {type(pipe).__name__} has a transformer"
+        )
     if method.draw is _draw_diffusers and type(pipe).__name__ != "StableDiffusionPipeline":
         raise EvaluationError(
             f"diffusers' Attend-and-Excite draws with the parts of a StableDiffusionPipeline; this is a "

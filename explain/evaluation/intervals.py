@@ -64,7 +64,7 @@ def mean(values: Float[np.ndarray, "row"], groups: Sequence[Any] | None = None) 
     kept = [group for group, use in zip(groups, there, strict=True) if use]
     names = {name: index for index, name in enumerate(dict.fromkeys(kept))}
     places = np.array([names[group] for group in kept], dtype=int)
-    sums = np.bincount(places, values[there], len(names))
+    sums = np.bincount(places, values[there], len(names)).astype(float)  # integers where there is no row
     found = pooled(sums[:, None], np.bincount(places, minlength=len(names)).astype(float)[:, None])
     return Estimate(found.value, found.low, found.high, len(kept))
 
