@@ -85,7 +85,10 @@ class Recorder:
         return self.layers.get(id(module))
 
     def keys_of(self, layer: Layer) -> int:
-        """How many keys the layer's attention has: the text's tokens, the image's own positions, or both."""
+        """How many keys the layer's attention has: the text's tokens, the image's own positions, or both.
+
+        A joint attention may have more: those of a reference image, which come after these.
+        """
         height, width = layer.grid(self.latents_grid)
         if layer.text is not None:
             return height * width + self.text_length
@@ -150,14 +153,16 @@ class _Watch(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> None:
-        if key.shape[-2] != self.recorder.keys_of(self.layer):
+        found, wanted = key.shape[-2], self.recorder.keys_of(self.layer)
+        if found < wanted or (found > wanted and self.layer.text is None):
             return
         if is_causal or enable_gqa:
             raise UnsupportedError(f"{self.layer.name} uses causal or grouped-query attention")
         self.done = True
         for layer in (self.layer, self.recorder.beside.get(id(self._module))):
             if layer is not None:
-                part = part_of(layer, self.recorder.text_length, query, key, attn_mask)
+                text = self.recorder.text_length
+                part = part_of(layer, text, self.recorder.keys_of(layer) - text, query, key, attn_mask)
                 self.recorder.see(layer, part[0], part[1], scale, part[2])
 
     def see_scores(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> None:
@@ -186,14 +191,17 @@ class _Watch(TorchFunctionMode):
 
 
 def part_of(
-    layer: Layer, text_length: int, query: Tensor, key: Tensor, mask: Tensor | None
+    layer: Layer, text_length: int, positions: int, query: Tensor, key: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A layer's part of queries, keys and mask: all of them, or of a joint attention what belongs to it."""
+    """A layer's part of queries, keys and mask: all of them, or of a joint attention what belongs to it.
+
+    There the image has so many `positions`, before the text or after it.
+    """
     if layer.text is None:
         return query, key, mask
-    border = text_length if layer.text == "first" else -text_length
-    first, last = slice(None, border), slice(border, None)
-    text, image = (first, last) if layer.text == "first" else (last, first)
+    first, total = layer.text == "first", key.shape[-2]
+    text = slice(0, text_length) if first else slice(total - text_length, total)
+    image = slice(text_length, text_length + positions) if first else slice(0, positions)
     keys = image if layer.over_image else text
     if mask is not None:
         mask = mask[..., keys] if mask.shape[-2] == 1 else mask[..., image, keys]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from hosting import Case
 from tiny_transformers import tiny_flux, tiny_sd3
 from torch import Tensor, nn
 
-T5_LENGTH = 24
+T5_LENGTH, POSITIONS = 24, 80
 SIZE = {"height": 160, "width": 128, "max_sequence_length": T5_LENGTH}
 TWO_STEPS = {**SIZE, "num_inference_steps": 2}
 FROM_AN_IMAGE = {**SIZE, "num_inference_steps": 4, "strength": 0.5}
@@ -58,7 +59,10 @@ def _turned(states: Tensor, rotary: Any) -> Tensor:
 
 
 def joint(module: nn.Module, args: Any, kwargs: Any, rows: slice) -> tuple[Tensor, int]:
-    """The whole attention of one call of a block's attention, text first, and the text's length."""
+    """The whole attention of one call of a block's attention, text first, and the text's length.
+
+    Behind the image's positions may stand those of another one.
+    """
     image, text = kwargs["hidden_states"], kwargs.get("encoder_hidden_states")
     own = None if text is None else text[rows]
     whole = whole_attention(module, own, image[rows], kwargs.get("image_rotary_emb"))
@@ -67,9 +71,9 @@ def joint(module: nn.Module, args: Any, kwargs: Any, rows: slice) -> tuple[Tenso
 
 @torch.no_grad()
 def text_attention(module: nn.Module, args: Any, kwargs: Any, rows: slice) -> Tensor:
-    """(image, heads, position, token): the image's part over the text, of which it is a share."""
+    """(image, heads, position, token): what the image's own positions give the text, as shares of that."""
     whole, length = joint(module, args, kwargs, rows)
-    over_text = whole[:, :, length:, :length]
+    over_text = whole[:, :, length : length + POSITIONS, :length]
     return over_text / over_text.sum(-1, keepdim=True)
 
 
@@ -81,12 +85,27 @@ def image_attention(module: nn.Module, args: Any, kwargs: Any, rows: slice) -> T
     return (over_image / over_image.sum(-1, keepdim=True)).mean(1)
 
 
+def images(count: int) -> dict[str, Any]:
+    """The same image to begin with for each."""
+    image = torch.rand(1, 3, 160, 128, generator=torch.Generator().manual_seed(5))
+    return {"image": image.repeat(count, 1, 1, 1)}
+
+
+def masked(count: int) -> dict[str, Any]:
+    """The same, and a mask of its middle."""
+    mask = torch.zeros(count, 1, 160, 128)
+    mask[:, :, 32:112, 32:104] = 1
+    return {**images(count), "mask_image": mask}
+
+
 def pipeline(build: Any, kind: str | None = None, **settings: Any) -> Any:
     """A tiny pipeline, or one of another class with the same parts."""
     pipe = build(**settings)
     if kind is None:
         return pipe
-    other = getattr(diffusers, kind)(**pipe.components)
+    made = getattr(diffusers, kind)
+    parts = inspect.signature(made.__init__).parameters
+    other = made(**{name: part for name, part in pipe.components.items() if name in parts})
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -145,5 +164,58 @@ CASES = [
         TrueGuidance,
         calls=2,
         off={"true_cfg_scale": 1.0},
+    ),
+    Case(
+        "StableDiffusion3Img2ImgPipeline",
+        partial(pipeline, tiny_sd3, "StableDiffusion3Img2ImgPipeline"),
+        arguments=images,
+        settings=FROM_AN_IMAGE,
+        columns=TEXTS,
+        direct=text_attention,
+        schedulers={},
+    ),
+    Case(
+        "StableDiffusion3InpaintPipeline",
+        partial(pipeline, tiny_sd3, "StableDiffusion3InpaintPipeline"),
+        arguments=masked,
+        settings=FROM_AN_IMAGE,
+        columns=TEXTS,
+        direct=text_attention,
+        schedulers={},
+    ),
+    flux_case(
+        "FluxImg2ImgPipeline",
+        partial(pipeline, tiny_flux, "FluxImg2ImgPipeline"),
+        arguments=images,
+        settings=FROM_AN_IMAGE,
+        schedulers={},
+    ),
+    flux_case(
+        "FluxInpaintPipeline",
+        partial(pipeline, tiny_flux, "FluxInpaintPipeline"),
+        arguments=masked,
+        settings=FROM_AN_IMAGE,
+        schedulers={},
+    ),
+    flux_case(
+        "FluxFillPipeline",
+        partial(
+            pipeline, tiny_flux, "FluxFillPipeline", in_channels=288, out_channels=16, guidance_embeds=True
+        ),
+        arguments=masked,
+        schedulers={},
+    ),
+    flux_case(
+        "FluxControlPipeline",
+        partial(pipeline, tiny_flux, "FluxControlPipeline", in_channels=32, out_channels=16),
+        arguments=lambda count: {"control_image": images(1)["image"]},
+        schedulers={},
+    ),
+    flux_case(
+        "FluxKontextPipeline",
+        partial(pipeline, tiny_flux, "FluxKontextPipeline"),
+        arguments=images,
+        settings={**TWO_STEPS, "max_area": 160 * 128, "_auto_resize": False},
+        schedulers={},
     ),
 ]

@@ -43,8 +43,8 @@ def tiny_sd3(seed: int = 0, **transformer: Any) -> StableDiffusion3Pipeline:
     settings: dict[str, Any] = {
         "sample_size": 16,
         "patch_size": 2,
-        "in_channels": 4,
-        "out_channels": 4,
+        "in_channels": 16,
+        "out_channels": 16,
         "num_layers": 4,
         "num_attention_heads": 3,
         "attention_head_dim": 8,
@@ -62,7 +62,7 @@ def tiny_sd3(seed: int = 0, **transformer: Any) -> StableDiffusion3Pipeline:
             StableDiffusion3Pipeline(
                 transformer=_lively(SD3Transformer2DModel(**{**settings, **transformer})),
                 scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-                vae=_autoencoder(4),
+                vae=_autoencoder(16),
                 text_encoder=_clip(clip, 12, CLIPTextModelWithProjection),
                 tokenizer=clip,
                 text_encoder_2=_clip(clip, 20, CLIPTextModelWithProjection),

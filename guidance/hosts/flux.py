@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..attach import lend
 from ..calls import prompts_of
 from ..denoiser import DenoiserCall
 from ..joined import JoinedTokenizer, Stretch
@@ -119,7 +121,42 @@ class FluxHost(TransformerHost):
         return None if found == named["hidden_states"].shape[-1] else found
 
 
+class FluxInpainting(FluxHost):
+    """What lies outside the mask is overwritten after each step, so latents are moved inside only."""
+
+    _mask: Tensor | None = None
+    _seen: FluxCall | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The mask is seen where the pipeline makes it, packed as latents are."""
+
+        def seen(inherited: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any:
+            found = inherited(*args, **kwargs)
+            self._mask = found[0]
+            return found
+
+        with super().attached(), lend(self.pipe, prepare_mask_latents=seen):
+            yield
+
+    def call(self, named: Mapping[str, Any]) -> DenoiserCall:
+        """A call of the transformer; it knows how the mask is packed."""
+        self._seen = FluxCall(self.denoiser, named)
+        return super().call(named)
+
+    def movable(self) -> Tensor | None:
+        """The inside of the mask."""
+        if self._mask is None or self._seen is None:
+            return None
+        return self._seen.unpacked(self._mask[: self.images])[:, :1].float()
+
+
 FLUX: dict[str, type[Host]] = {
     "FluxPipeline": FluxHost,
+    "FluxImg2ImgPipeline": FluxHost,
+    "FluxInpaintPipeline": FluxInpainting,
+    "FluxFillPipeline": FluxHost,
+    "FluxControlPipeline": FluxHost,
+    "FluxKontextPipeline": FluxHost,
 }
 """Flux's pipelines by class name."""

@@ -11,6 +11,7 @@ from ..joined import JoinedTokenizer, Stretch
 from ..joint import Depth, at_depth, image_layers, joint_layers, native_attention, patch_level
 from ..layers import Grid, Layer, LayerChoice, choose
 from .base import Host
+from .unets import Inpainting
 
 
 class SD3Call(DenoiserCall):
@@ -102,7 +103,13 @@ class SD3Host(TransformerHost):
         return frozenset(prompt for prompt, text in pairs if text != prompt)
 
 
+class SD3Inpainting(Inpainting, SD3Host):
+    """Inpainting, by a model of 16 channels or by one that is given mask and image besides."""
+
+
 SD3: dict[str, type[Host]] = {
     "StableDiffusion3Pipeline": SD3Host,
+    "StableDiffusion3Img2ImgPipeline": SD3Host,
+    "StableDiffusion3InpaintPipeline": SD3Inpainting,
 }
 """Stable Diffusion 3's pipelines by class name."""
