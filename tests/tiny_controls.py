@@ -60,6 +60,8 @@ def adapted(kind: str = "StableDiffusionAdapterPipeline", base: Callable[..., An
     pipe = base()
     channels = list(pipe.unet.config.block_out_channels)
     adapter = T2IAdapter(3, channels, num_res_blocks=1, downscale_factor=8)
+    if "XL" in kind:  # begins one grid further down, and ends in the middle block
+        adapter = T2IAdapter(3, [*channels, channels[-1]], 1, 16, "full_adapter_xl")
     return getattr(diffusers, kind).from_pipe(pipe, adapter=adapter)
 
 
