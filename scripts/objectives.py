@@ -6,13 +6,11 @@ their sums are guided alike (`SCHEDULE`, `STEP`), so that they cost alike and di
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,18 +29,21 @@ from ..guidance.losses import (
     Losses,
     Spans,
     attend_and_excite,
+    attention_peak,
     intersection_over_union,
     jensen_shannon_binding,
     name_of,
     needs,
     required_by,
-    self_attention_conflict,
-    span_attention,
     symmetric_kl_binding,
     taken_by,
     total_variation,
 )
 
+EARLY: Final = Schedule({}, until=0.2)
+"""One move in each of the first fifth of the steps."""
+ENOUGH: Final = Schedule({}, until=0.52, enough={0.0: 0.35, 0.368: 0.58})
+"""A move in half of the steps, for images in which a word had less attention at the step before."""
 SCHEDULE: Final = Schedule({}, until=0.44)
 """One move in each of the first 11 of 25 steps: a quarter more than plain sampling, where a probe with its
 gradient costs 1.14 forwards and a step two."""
@@ -110,36 +111,18 @@ def where_there_are_modifiers(loss: Loss) -> Loss:
     return binding
 
 
-def _sum(losses: Losses) -> Callable[[Sequence[Asked]], Objective]:
+def _sum(losses: Losses, schedule: Schedule = SCHEDULE) -> Callable[[Sequence[Asked]], Objective]:
     def make(prompts: Sequence[Asked]) -> Objective:
         placed = any("boxes" in required_by(loss) for loss in losses)
         boxes = [side_by_side(prompt) for prompt in prompts] if placed else None
-        return Objective(losses, words_of(prompts), schedule=SCHEDULE, step=STEP, boxes=boxes)
+        return Objective(losses, words_of(prompts), schedule=schedule, step=STEP, boxes=boxes)
 
     return make
 
 
-def attention_peak(
-    maps: AttentionMaps, spans: Spans, *, share: float = 1 / 16, reduction: str = "mean"
-) -> Float[Tensor, "batch"]:
-    """How little attention the spans get where they get most of it, as it is: no softmax over the text.
-
-    Formula: mean (or, with `reduction="max"`, maximum) over spans s of -log of the mean of the k greatest
-    values of A_s, the sum of the attention to the span's tokens; k = `share` (0 to 1) of the cells, rounded
-    up. Range 0 to infinity, in nats; 0 for an image without spans.
-    """
-    worst = torch.amax if reduction == "max" else torch.mean
-    peaks = [_peaks(image, share) for image in span_attention(maps, spans)]
-    return torch.stack([worst(-peak.log(), dim=0) if len(peak) else peak.sum() for peak in peaks])
-
-
-def _peaks(image: Float[Tensor, "_span height width"], share: float) -> Float[Tensor, "_span"]:
-    cells = image.flatten(1)
-    return cells.topk(math.ceil(share * cells.shape[1]), dim=1).values.mean(1)
-
-
 _mean_excite = partial(attend_and_excite, reduction="mean")
 _SENTENCES: Final = {
+    "attention_peak": "every word's largest attention, as it is, without a softmax",
     "attend_and_excite": "the most neglected word attended to somewhere (Attend-and-Excite)",
     "total_variation": "contours in the map that has the least (Divide & Bind)",
     "jensen_shannon_binding": "modifiers where their noun is (Divide & Bind)",
@@ -171,35 +154,37 @@ def _sums() -> dict[str, Named]:
     bound = where_there_are_modifiers(jensen_shannon_binding)
     separate = where_there_are_modifiers(symmetric_kl_binding)
     return {
-        "peak": Named("every word's largest attention, as it is", _sum({attention_peak: 1.0})),
-        "peak-max": Named(
-            "the most neglected word's largest attention, as it is",
-            _sum({partial(attention_peak, reduction="max"): 1.0}),
-        ),
         "excite-mean": Named("every word attended to somewhere", _sum({_mean_excite: 1.0})),
         "excite-iou": Named(
             "every word attended to somewhere, words at different places",
             _sum({_mean_excite: 1.0, intersection_over_union: 1.0}),
         ),
-        "divide-and-bind": Named(
-            "contours, and modifiers where their noun is (Divide & Bind)",
-            _sum({total_variation: 1.0, bound: 1.0}),
-        ),
         "excite-syngen": Named(
             "every word attended to, modifiers where their noun is and no other word",
             _sum({_mean_excite: 1.0, separate: 0.3}),
         ),
+        "divide-and-bind": Named(
+            "contours, and modifiers where their noun is (Divide & Bind)",
+            _sum({total_variation: 1.0, bound: 1.0}),
+        ),
+        **_peak_sums(separate),
+    }
+
+
+def _peak_sums(binding: Loss) -> dict[str, Named]:
+    peak = {attention_peak: 1.0}
+    return {
+        "peak-early": Named("`attention_peak` in the first fifth of the steps only", _sum(peak, EARLY)),
+        "peak-enough": Named(
+            "`attention_peak` for the neglected only, see `Schedule.enough`", _sum(peak, ENOUGH)
+        ),
         "peak-iou": Named(
-            "every word's largest attention, words at different places",
+            "`attention_peak`, words at different places",
             _sum({attention_peak: 1.0, intersection_over_union: 0.3}),
         ),
         "peak-syngen": Named(
-            "every word's largest attention, modifiers where their noun is and no other word",
-            _sum({attention_peak: 1.0, separate: 0.3}),
-        ),
-        "peak-conflict": Named(
-            "every word's largest attention, words' places with different surroundings",
-            _sum({attention_peak: 1.0, self_attention_conflict: 1.0}),
+            "`attention_peak`, modifiers where their noun is and no other word",
+            _sum({attention_peak: 1.0, binding: 0.3}),
         ),
     }
 
