@@ -134,7 +134,8 @@ def test_losses_are_compared_and_the_best_drawn_on_further_prompts(
 ):
     document, picture = tmp_path / "losses.md", tmp_path / "plot.png"
     document.write_text("\n".join(MARKS))
-    arguments = "losses --limit 1 --seeds 1 --further 1 --best 1 --steps 5 --method plain --method attention_peak".split()
+    few = "losses --limit 1 --seeds 1 --further 1 --best 1 --steps 5"
+    arguments = [*few.split(), "--method", "plain", "--method", "attention_peak"]
 
     result = CliRunner().invoke(
         app, [*arguments, "--out", str(tmp_path), "--write", str(document), "--plot", str(picture)]
