@@ -1,0 +1,111 @@
+"""Makes the tables of docs/pipelines.md from what the tests find, so that the page promises nothing else.
+
+A plug-in of pytest, made use of only where it is named:
+
+    PYTHONPATH=tests .venv/bin/python -m pytest -p pipelines_table \
+        tests/guidance/test_hosts.py tests/guidance/test_attachments.py
+
+What these tests find is written to docs/pipelines.json, and the tables from there into the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+OUTCOMES, PAGE = DOCS / "pipelines.json", DOCS / "pipelines.md"
+
+FEATURES = {
+    "test_it_runs_guided_and_tells_of_its_steps": "guided",
+    "test_words_reach_their_columns_in_probes": "words",
+    "test_words_reach_their_columns_in_records": "recorded",
+    "test_only_the_conditional_rows_are_read": "rows",
+    "test_guiding_lowers_the_loss_and_not_guiding_does_not": "loss",
+    "test_everything_is_given_back_after_an_exception": "given back",
+    "test_with_nothing_to_do_no_pixel_changes": "null",
+    "test_recording_changes_no_pixel": "null",
+    "test_two_prompts_equal_two_singles": "batch",
+    "test_two_images_of_a_prompt": "batch",
+    "test_guidance_off": "guidance off",
+    "test_other_schedulers": "schedulers",
+    "test_bfloat16": "bfloat16",
+}
+"""What each test of every pipeline shows, in the words of the table."""
+
+ATTACHED = "test_what_is_attached_works_while_guided"
+EMBEDDED = "test_prompt_embeddings_mean_the_same_as_their_prompt"
+REFUSED = "test_what_cannot_be_guided_is_refused_before_anything_runs"
+WORKS, FAILS, WITHOUT = "works", "fails", "has none"
+_found: dict[str, dict[str, dict[str, str]]] = {"pipelines": {}, "attachments": {}}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: Any, call: Any) -> Iterator[None]:
+    """Keep what became of each test that shows a feature."""
+    report = yield
+    place = _place(item)
+    if place is not None and (report.when == "call" or report.outcome != "passed"):
+        table, row, column = place
+        outcome = {"passed": WORKS, "skipped": WITHOUT}.get(report.outcome, FAILS)
+        cells = _found[table].setdefault(row, {})
+        cells[column] = outcome if cells.get(column, WORKS) == WORKS else cells[column]
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    """Write what was found over what was known of the same rows, and the tables anew."""
+    known = json.loads(OUTCOMES.read_text(encoding="utf-8")) if OUTCOMES.exists() else {}
+    for table, rows in _found.items():
+        known[table] = {**known.get(table, {}), **rows}
+    OUTCOMES.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_page(known)
+
+
+def _place(item: Any) -> tuple[str, str, str] | None:
+    """The table, row and column that a test fills."""
+    name, params = item.originalname, getattr(getattr(item, "callspec", None), "params", {})
+    if name in FEATURES:
+        return "pipelines", params["case"].name, FEATURES[name]
+    if name == ATTACHED:
+        return "attachments", params["attached"].name, params["kind"].name
+    if name == EMBEDDED:
+        return "attachments", f"prompt embeddings, {params['by']}", params["kind"].name
+    if name == REFUSED:
+        return "attachments", params["name"], "refused"
+    return None
+
+
+def write_page(outcomes: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
+    """Put the tables between their marks on the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    for table, rows in outcomes.items():
+        first, last = (f"<!-- {table}: {edge} -->" for edge in ("from here", "to here"))
+        before, _, rest = page.partition(first)
+        page = f"{before}{first}\n{markdown(table, rows)}\n{last}{rest.partition(last)[2]}"
+    PAGE.write_text(page, encoding="utf-8")
+
+
+def markdown(name: str, rows: Mapping[str, Mapping[str, str]]) -> str:
+    """One of the tables; a cell without an entry was not tried."""
+    columns = [*dict.fromkeys(FEATURES.values())] if name == "pipelines" else _kinds(rows)
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for row, cells in rows.items():
+        if "refused" in cells:
+            held = "refused" if cells["refused"] == WORKS else FAILS
+            lines.append(f"| {row} |{f' {held} |' * len(columns)}")
+        else:
+            lines.append(f"| {row} | " + " | ".join(_mark(cells.get(one)) for one in columns) + " |")
+    return "\n".join(lines)
+
+
+def _kinds(rows: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(kind for cells in rows.values() for kind in cells if kind != "refused"))
+
+
+def _mark(outcome: str | None) -> str:
+    return {WORKS: "yes", FAILS: "**no**", WITHOUT: "-", None: " "}[outcome]
