@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..attach import lend
-from ..errors import UnsupportedError
+from ..errors import GuidanceError, UnsupportedError
 from .controlnet import ControlNetHost
 from .unets import StableDiffusionXL, WithFurtherChannels
 
@@ -32,6 +32,21 @@ class ModularStableDiffusionXL(ControlNetHost, WithFurtherChannels, StableDiffus
         own = {"guidance_scale": getattr(pipe.guider, "guidance_scale", None), **pipe.default_call_parameters}
         super().__init__(pipe, {**own, **arguments, **given}, prompt)
         self._loop: Any = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The one that reads `prompt`; None where blocks without a text encoder are given embeddings.
+
+        Raises:
+            GuidanceError: words are to be found without any.
+        """
+        found = getattr(self.pipe, "tokenizer", None) or getattr(self.pipe, "tokenizer_2", None)
+        if found is None and self.prompts is not None:
+            raise GuidanceError(
+                "these blocks have no tokenizer, so words cannot be found; keep their text encoder, or say "
+                "which tokens to guide by token_indices, and leave prompt out"
+            )
+        return found
 
     @property
     def parts(self) -> int:

@@ -178,9 +178,12 @@ def test_residuals_that_somebody_else_has_changed_are_refused():
         return args, {**kwargs, MID: 2 * kwargs[MID]}
 
     hook = pipe.unet.register_forward_pre_hook(louder, with_kwargs=True)
-    with pytest.raises(UnsupportedError, match="not given what the ControlNet said"), hook_removed(hook):
-        with guide(pipe, case.objective()):
-            case.run(pipe)
+    with (
+        pytest.raises(UnsupportedError, match="not given what the ControlNet said"),
+        hook_removed(hook),
+        guide(pipe, case.objective()),
+    ):
+        case.run(pipe)
     assert not pipe.controlnet._forward_hooks
 
 
