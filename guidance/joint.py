@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -23,11 +22,10 @@ class Depth:
     first: float
     last: float
 
-    def holds(self, layer: Layer, counts: dict[str, int]) -> bool:
-        """Whether a layer stands there, `counts` being the number of blocks by stack."""
-        stack, block = stack_and_block(layer)
-        count = counts.get(stack, 0)
-        return stack == self.stack and self.first <= (block + 0.5) / count <= self.last
+    def blocks(self, count: int) -> range:
+        """The numbers of these blocks among so many; at least one."""
+        first = min(round(self.first * count), count - 1)
+        return range(first, max(round(self.last * count), first + 1))
 
 
 def joint_layers(
@@ -64,14 +62,9 @@ def image_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
 
 def at_depth(transformer: nn.Module, layers: Sequence[Layer], depth: Depth) -> tuple[Layer, ...]:
     """Those of the layers that stand at a depth; all of them where none does."""
-    counts = {depth.stack: len(getattr(transformer, depth.stack, ()))}
-    return tuple(layer for layer in layers if depth.holds(layer, counts)) or tuple(layers)
-
-
-def stack_and_block(layer: Layer) -> tuple[str, int]:
-    """The name of the list of blocks that a layer stands in, and its place there."""
-    match = re.match(r"(.*?)\.(\d+)\.", layer.name)
-    return (match.group(1), int(match.group(2))) if match else ("", 0)
+    blocks = depth.blocks(len(getattr(transformer, depth.stack)))
+    names = {f"{depth.stack}.{block}.attn" for block in blocks}
+    return tuple(layer for layer in layers if layer.name in names) or tuple(layers)
 
 
 def patch_level(transformer: Any) -> int:

@@ -96,7 +96,8 @@ def _hooks(denoiser: nn.Module) -> Iterator[str]:
 
 
 def _refuse_clip_skip(pipe: Any, arguments: Mapping[str, Any]) -> None:
-    if arguments.get("clip_skip") is not None and not hasattr(pipe.text_encoder, "text_model"):
+    several = hasattr(pipe, "text_encoder_2")  # these pipelines take hidden states, and need no text_model
+    if arguments.get("clip_skip") is not None and not (several or hasattr(pipe.text_encoder, "text_model")):
         raise UnsupportedError(
             "this diffusers cannot skip layers of the text encoder of this transformers (it has no "
             "text_model); leave clip_skip out, or install a transformers in which it has"
