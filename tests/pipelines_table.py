@@ -2,8 +2,7 @@
 
 A plug-in of pytest, made use of only where it is named:
 
-    PYTHONPATH=tests .venv/bin/python -m pytest -p pipelines_table \
-        tests/guidance/test_hosts.py tests/guidance/test_attachments.py
+    PYTHONPATH=tests .venv/bin/python -m pytest -p pipelines_table tests/guidance
 
 What these tests find is written to docs/pipelines.json, and the tables from there into the page.
 """
@@ -37,6 +36,10 @@ FEATURES = {
 }
 """What each test of every pipeline shows, in the words of the table."""
 
+IN_SHORT = "test_the_others_of_their_kind_are_guided_and_given_back"
+SHOWN_IN_SHORT = ("guided", "rows", "given back", "null")
+"""Of pipelines that differ from one of the others in little, one test shows these."""
+
 ATTACHED = "test_what_is_attached_works_while_guided"
 EMBEDDED = "test_prompt_embeddings_mean_the_same_as_their_prompt"
 REFUSED = "test_what_cannot_be_guided_is_refused_before_anything_runs"
@@ -48,12 +51,11 @@ _found: dict[str, dict[str, dict[str, str]]] = {"pipelines": {}, "attachments": 
 def pytest_runtest_makereport(item: Any, call: Any) -> Iterator[None]:
     """Keep what became of each test that shows a feature."""
     report = yield
-    place = _place(item)
-    if place is not None and (report.when == "call" or report.outcome != "passed"):
-        table, row, column = place
+    if report.when == "call" or report.outcome != "passed":
         outcome = {"passed": WORKS, "skipped": WITHOUT}.get(report.outcome, FAILS)
-        cells = _found[table].setdefault(row, {})
-        cells[column] = outcome if cells.get(column, WORKS) == WORKS else cells[column]
+        for table, row, column in _places(item):
+            cells = _found[table].setdefault(row, {})
+            cells[column] = outcome if cells.get(column, WORKS) == WORKS else cells[column]
     return report
 
 
@@ -66,18 +68,20 @@ def pytest_sessionfinish() -> None:
     write_page(known)
 
 
-def _place(item: Any) -> tuple[str, str, str] | None:
-    """The table, row and column that a test fills."""
+def _places(item: Any) -> list[tuple[str, str, str]]:
+    """The cells that a test fills, by table, row and column."""
     name, params = item.originalname, getattr(getattr(item, "callspec", None), "params", {})
     if name in FEATURES:
-        return "pipelines", params["case"].name, FEATURES[name]
+        return [("pipelines", params["case"].name, FEATURES[name])]
+    if name == IN_SHORT:
+        return [("pipelines", params["case"].name, column) for column in SHOWN_IN_SHORT]
     if name == ATTACHED:
-        return "attachments", params["attached"].name, params["kind"].name
+        return [("attachments", params["attached"].name, params["kind"].name)]
     if name == EMBEDDED:
-        return "attachments", f"prompt embeddings, {params['by']}", params["kind"].name
+        return [("attachments", f"prompt embeddings, {params['by']}", params["kind"].name)]
     if name == REFUSED:
-        return "attachments", params["name"], "refused"
-    return None
+        return [("attachments", params["name"], "refused")]
+    return []
 
 
 def write_page(outcomes: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
