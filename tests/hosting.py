@@ -45,6 +45,7 @@ class Case:
         text: the denoiser's argument that holds the text.
         schedulers: what else the pipeline takes, by class name, each with its settings.
         dtypes: what it runs in on a CPU besides float32.
+        per_prompt: `arguments` takes a number of prompts, not of images.
         calls: how often a step calls the denoiser, where each part has a call of its own, its own one first.
     """
 
@@ -66,6 +67,7 @@ class Case:
     )
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)
     calls: int = 1
+    per_prompt: bool = False
 
     @property
     def words(self) -> list[str]:
@@ -87,7 +89,7 @@ class Case:
         generators = [
             torch.Generator(pipe.device).manual_seed(seed + image) for image in range(prompts * count)
         ]
-        own = self.arguments(prompts * count)
+        own = self.arguments(prompts if self.per_prompt else prompts * count)
         settings = {"output_type": "latent", **self.settings, **own, **options}
         return pipe(prompt=prompt, generator=generators, num_images_per_prompt=count, **settings).images
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from hosting import Case
-from tiny_unets import lcm, sd1, sd2, turbo, xl
+from tiny_unets import adapted, depth, gligen, lcm, sd1, sd2, turbo, xl, xl_adapted
 
 SIZE = {"height": 160, "width": 128}
 FROM_AN_IMAGE = {"strength": 0.5, "num_inference_steps": 4}
@@ -36,6 +36,13 @@ def masked(count: int) -> dict[str, Any]:
     """An image and a mask for each that is made."""
     return {**images(count), "mask_image": mask().repeat(count, 1, 1, 1)}
 
+
+def deep(count: int) -> dict[str, Any]:
+    """An image and a depth map for each that is made."""
+    return {**images(count), "depth_map": image()[:, 2].repeat(count, 1, 1)}
+
+
+BOXES = {"gligen_phrases": ["a cat"], "gligen_boxes": [[0.1, 0.2, 0.6, 0.9]]}
 
 CASES = [
     Case("StableDiffusionPipeline", sd1),
@@ -91,7 +98,7 @@ CASES = [
         "StableDiffusionXLInpaintPipeline, 9 channels",
         partial(xl, "StableDiffusionXLInpaintPipeline", in_channels=9),
         arguments=masked,
-        settings={**SIZE, "num_inference_steps": 2, "strength": 0.99},
+        settings={**SIZE, "num_inference_steps": 3, "strength": 0.99},
     ),
     Case(
         "StableDiffusionXLInpaintPipeline, 4 channels",
@@ -113,4 +120,8 @@ CASES = [
         arguments=images,
         settings={**SIZE, "num_inference_steps": 2},
     ),
+    Case("StableDiffusionDepth2ImgPipeline", depth, arguments=deep, settings=FROM_AN_IMAGE),
+    Case("StableDiffusionAdapterPipeline", adapted, arguments=images, per_prompt=True),
+    Case("StableDiffusionXLAdapterPipeline", xl_adapted, arguments=images, per_prompt=True),
+    Case("StableDiffusionGLIGENPipeline", gligen, arguments=lambda count: BOXES),
 ]

@@ -35,7 +35,7 @@ def seeded(build: Callable[..., Any]) -> Callable[..., Any]:
 
 def sd1(kind: str = "StableDiffusionPipeline", **unet: Any) -> Any:
     """Stable Diffusion 1, or a pipeline made of the same parts: two heads outside, four inside."""
-    pipe = tiny_pipeline(**{"attention_head_dim": (2, 4, 4), "layers_per_block": 2, **unet})
+    pipe = tiny_pipeline(**{"attention_head_dim": (2, 4, 4), **unet})
     if kind == "StableDiffusionPipeline":
         return pipe
     found = getattr(diffusers, kind).from_pipe(pipe)
@@ -48,6 +48,33 @@ def sd2() -> StableDiffusionPipeline:
     pipe = sd1(use_linear_projection=True, upcast_attention=True)
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type="v_prediction")
     return pipe
+
+
+@seeded
+def depth() -> Any:
+    """Image-to-image that keeps to a depth map; the maps are given, so nothing has to estimate them."""
+    parts = sd1(in_channels=5).components
+    for name in ("safety_checker", "image_encoder"):
+        del parts[name]
+    parts["feature_extractor"] = None
+    return diffusers.StableDiffusionDepth2ImgPipeline(**parts, depth_estimator=None)
+
+
+@seeded
+def adapted() -> Any:
+    """Stable Diffusion 1 with a T2I adapter, whose residuals join the blocks on the way down."""
+    parts = sd1().components
+    del parts["image_encoder"]
+    adapter = diffusers.T2IAdapter(3, [8, 16, 16], 1, 8, "full_adapter")
+    return diffusers.StableDiffusionAdapterPipeline(**parts, adapter=adapter, requires_safety_checker=False)
+
+
+@seeded
+def gligen() -> Any:
+    """Stable Diffusion 1 that is told boxes, with attention over these in every block."""
+    parts = sd1(attention_type="gated").components
+    del parts["image_encoder"]
+    return diffusers.StableDiffusionGLIGENPipeline(**parts, requires_safety_checker=False)
 
 
 def lcm(kind: str = "LatentConsistencyModelPipeline") -> Any:
@@ -126,6 +153,13 @@ def xl(kind: str = "StableDiffusionXLPipeline", refiner: bool = False, **unet: A
     """Stable Diffusion XL, or a pipeline made of the same parts."""
     options = {"requires_aesthetics_score": True} if refiner else {}
     return getattr(diffusers, kind)(**xl_parts(refiner, **unet), **options, add_watermarker=False)
+
+
+@seeded
+def xl_adapted() -> Any:
+    """Stable Diffusion XL with a T2I adapter."""
+    adapter = diffusers.T2IAdapter(3, [8, 8, 16], 1, 16, "full_adapter_xl")
+    return diffusers.StableDiffusionXLAdapterPipeline(**xl_parts(), adapter=adapter)
 
 
 @seeded

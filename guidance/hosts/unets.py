@@ -90,6 +90,15 @@ class StableDiffusionXLInstructPix2Pix(InstructPix2Pix, StableDiffusionXL):
         return self.arguments["guidance_scale"] > 1.0 and self.arguments["image_guidance_scale"] >= 1.0
 
 
+class Gligen(WithFurtherChannels):
+    """Boxes with phrases of their own, which stand beside the image and not in the text."""
+
+    @property
+    def parts(self) -> int:
+        """Two with guidance; this pipeline keeps its scale to itself."""
+        return 2 if self.arguments["guidance_scale"] > 1.0 else 1
+
+
 UNETS: dict[str, type[Host]] = {
     "StableDiffusionPipeline": Host,
     "StableDiffusionImg2ImgPipeline": Host,
@@ -100,6 +109,9 @@ UNETS: dict[str, type[Host]] = {
     "StableDiffusionXLImg2ImgPipeline": StableDiffusionXL,
     "StableDiffusionXLInpaintPipeline": StableDiffusionXLInpainting,
     "StableDiffusionXLInstructPix2PixPipeline": StableDiffusionXLInstructPix2Pix,
+    "StableDiffusionAdapterPipeline": Host,
+    "StableDiffusionXLAdapterPipeline": StableDiffusionXL,
+    "StableDiffusionGLIGENPipeline": Gligen,
     "LatentConsistencyModelPipeline": Host,
     "LatentConsistencyModelImg2ImgPipeline": Host,
 }
