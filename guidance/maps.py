@@ -17,18 +17,21 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class AttentionMaps:
-    """What the cross-attention layers recorded in one pass of the denoiser.
+    """What the layers over the text recorded in one pass of the denoiser.
 
     `layers` maps a layer's diffusers name to its attention probabilities of shape
     (batch, heads, height, width, token): how much the image position (row, column) attends to each
     position of the text sequence, start token and padding included. Values lie in 0..1 and sum to 1 over the
-    tokens. Batch and token count are the same in all layers; heads and grids may differ. The tensors stay
-    in the autograd graph when the run is guided; none of the methods changes them in place.
+    tokens. Of a transformer's joint attention they are the image's queries with the text's keys alone: the
+    joint probabilities of these divided by their sum over the text, so that they too sum to 1. Batch and
+    token count are the same in all layers; heads and grids may differ. The tensors stay in the autograd graph
+    when the run is guided; none of the methods changes them in place.
 
     `self_layers` is empty but where a loss needs self-attention; it then maps a self-attention layer's name
     to the mean over its heads, of shape (batch, height, width, rows, columns): how much the image position
-    (row, column) of the first grid attends to each of the second, sum 1. It takes (height width)^2 numbers a
-    layer and image, and while guiding the graph keeps each head's besides.
+    (row, column) of the first grid attends to each of the second, sum 1 (of a joint attention likewise: among
+    the image's own keys). It takes (height width)^2 numbers a layer and image, and while guiding the graph
+    keeps each head's besides.
 
     Raises:
         GuidanceError: no layer at all, or layers that differ in batch size or token count.
