@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from heedful.evaluation.eyes import Seen
 from heedful.evaluation.methods import Drawn, Method, Setting
 from heedful.evaluation.prompts import Prompt
 from heedful.evaluation.rows import Evaluation
 from PIL import Image
-from torch import Tensor
+from tiny import tiny_tokenizer
+from torch import Tensor, nn
 
 PROMPTS = (
     Prompt("a cat and a frog", ("cat", "frog"), "pairs", "animal-animal"),
@@ -92,3 +94,41 @@ def row(item: int, seen: dict[str, bool], **about: Any) -> dict[str, Any]:
         "image": f"images/plain/{item:05d}.png", "seen": seen, "scores": scores, "coloured": {},
         "all": all(seen.values()), "change": 0.0, "moved": False, "forwards": 50.0, "seconds": 1.0, **about,
     }  # fmt: skip
+
+
+def save_owl_vit(folder: Path) -> None:
+    """A random OWL-ViT for images of 32 x 32, with its processor."""
+    tokenizer = tiny_tokenizer(16)
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 16,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = transformers.OwlViTConfig(text_config=text, vision_config=vision, projection_dim=16)
+    transformers.OwlViTForObjectDetection(config).save_pretrained(folder)
+    images = transformers.OwlViTImageProcessorPil(size={"height": 32, "width": 32}, crop_size=32)
+    transformers.OwlViTProcessor(images, tokenizer).save_pretrained(folder)
+
+
+def tiny_captioner() -> tuple[nn.Module, Any]:
+    """A random BLIP that captions images of 32 x 32, with its processor."""
+    tokenizer = tiny_tokenizer(16)
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 16,
+        "projection_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "sep_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "projection_dim": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = transformers.BlipConfig(text_config=text, vision_config=vision, projection_dim=8)
+    images = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
+    model = transformers.BlipForConditionalGeneration(config).eval()
+    return model, transformers.BlipProcessor(images, tokenizer)
