@@ -34,7 +34,7 @@ class StableDiffusionAttendAndExcitePipeline(AttendAndExciteMixin, StableDiffusi
     """
 
     @torch.no_grad()
-    def __call__(
+    def __call__(  # type: ignore[override]  # the order of arguments is that of diffusers' class
         self,
         prompt: str | list[str] | None = None,
         token_indices: Sequence[int] | Sequence[Sequence[int]] | None = None,

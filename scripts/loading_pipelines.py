@@ -51,7 +51,7 @@ def _pipeline_class(name: str) -> Any:
         raise ValueError(f"the folder has no {_INDEX}")
     index = json.loads(Path(cached_file(name, _INDEX)).read_text(encoding="utf-8"))
     named = str(index.get("_class_name"))
-    kind = getattr(pipelines, named, None) or getattr(diffusers, named, None)
+    kind: Any = getattr(pipelines, named, None) or getattr(diffusers, named, None)
     hosts = [base for base in getattr(kind, "__mro__", ()) if base.__name__ in HOSTS]
     if not hosts:
         raise ValueError(f"{named} is no pipeline that guidance knows")
