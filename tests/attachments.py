@@ -229,8 +229,6 @@ def _compiled(how: str, kind: Kind, pipe: Any) -> Log:
         setattr(pipe, kind.denoiser, torch.compile(model, backend=backend))
     elif how == "in place":
         model.compile(backend=backend)
-    elif how == "its forward":
-        model.forward = torch.compile(model.forward, backend=backend)
     else:
         model.compile_repeated_blocks(backend=backend)
     return log
@@ -288,7 +286,7 @@ ATTACHMENTS = (
     Attachment("sequential offloading", _sequential_offload, NOT_XL),
     Attachment("gradient checkpointing", _gradient_checkpointing, NOT_XL),
 )
-WAYS = ("wrapped", "in place", "its forward", "its blocks")
+WAYS = ("wrapped", "in place", "its blocks")
 COMPILED = tuple(
     Attachment(
         f"compiled: {how}",
@@ -299,32 +297,41 @@ COMPILED = tuple(
 )
 
 
-def _cast(pipe: Any) -> None:
-    pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+def _cast(kind: Kind, pipe: Any) -> None:
+    kind.of(pipe).enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
 
 
-def _grouped(pipe: Any) -> None:
-    pipe.unet.enable_group_offload(torch.device("cpu"), torch.device("cpu"), offload_type="leaf_level")
+def _grouped(kind: Kind, pipe: Any) -> None:
+    kind.of(pipe).enable_group_offload(torch.device("cpu"), torch.device("cpu"), offload_type="leaf_level")
 
 
-def _broadcast(pipe: Any) -> None:
+def _broadcast(kind: Kind, pipe: Any) -> None:
     settings = PyramidAttentionBroadcastConfig(
         cross_attention_block_skip_range=2,
         cross_attention_block_identifiers=("attentions",),
         current_timestep_callback=lambda: 500,
     )
-    apply_pyramid_attention_broadcast(pipe.unet, settings)
+    apply_pyramid_attention_broadcast(kind.of(pipe), settings)
 
 
-def cached(pipe: Any) -> None:
+def _cached(kind: Kind, pipe: Any) -> None:
     """Let Flux leave out blocks whose first one changed little."""
-    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    kind.of(pipe).enable_cache(FirstBlockCacheConfig(threshold=0.1))
 
 
-REFUSED = {
-    "layerwise casting": (SD, _cast, r"float16 or torch\.bfloat16"),
-    "group offloading": (SD, _grouped, r"use pipe\.enable_model_cpu_offload\(\)"),
-    "a cache: pyramid attention broadcast": (SD, _broadcast, r"disable_cache\(\)"),
-    "a cache: first block": (FLUX, cached, r"disable_cache\(\)"),
-}
-"""What cannot be guided, by name: a pipeline, how it is attached, and what the error advises."""
+@dataclass(frozen=True)
+class Refused:
+    """What cannot be guided: its name in the table, how it is attached, what the error advises, and where."""
+
+    name: str
+    attach: Callable[[Kind, Any], None]
+    remedy: str
+    kinds: Sequence[str]
+
+
+REFUSED = (
+    Refused("layerwise casting", _cast, r"float16 or torch\.bfloat16", ALL),
+    Refused("group offloading", _grouped, r"use pipe\.enable_model_cpu_offload\(\)", ALL),
+    Refused("a cache: pyramid attention broadcast", _broadcast, r"disable_cache\(\)", (SD.name,)),
+    Refused("a cache: first block", _cached, r"disable_cache\(\)", (FLUX.name,)),
+)

@@ -43,7 +43,7 @@ SHOWN_IN_SHORT = ("guided", "rows", "given back", "null")
 ATTACHED = "test_what_is_attached_works_while_guided"
 EMBEDDED = "test_prompt_embeddings_mean_the_same_as_their_prompt"
 REFUSED = "test_what_cannot_be_guided_is_refused_before_anything_runs"
-WORKS, FAILS, WITHOUT = "works", "fails", "has none"
+WORKS, FAILS, WITHOUT, TURNED_AWAY = "works", "fails", "has none", "refused"
 _found: dict[str, dict[str, dict[str, str]]] = {"pipelines": {}, "attachments": {}}
 
 
@@ -52,7 +52,8 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Iterator[None]:
     """Keep what became of each test that shows a feature."""
     report = yield
     if report.when == "call" or report.outcome != "passed":
-        outcome = {"passed": WORKS, "skipped": WITHOUT}.get(report.outcome, FAILS)
+        passed = TURNED_AWAY if item.originalname == REFUSED else WORKS
+        outcome = {"passed": passed, "skipped": WITHOUT}.get(report.outcome, FAILS)
         for table, row, column in _places(item):
             cells = _found[table].setdefault(row, {})
             cells[column] = outcome if cells.get(column, WORKS) == WORKS else cells[column]
@@ -80,7 +81,7 @@ def _places(item: Any) -> list[tuple[str, str, str]]:
     if name == EMBEDDED:
         return [("attachments", f"prompt embeddings, {params['by']}", params["kind"].name)]
     if name == REFUSED:
-        return [("attachments", params["name"], "refused")]
+        return [("attachments", params["refused"].name, params["kind"].name)]
     return []
 
 
@@ -96,20 +97,13 @@ def write_page(outcomes: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
 
 def markdown(name: str, rows: Mapping[str, Mapping[str, str]]) -> str:
     """One of the tables; a cell without an entry was not tried."""
-    columns = [*dict.fromkeys(FEATURES.values())] if name == "pipelines" else _kinds(rows)
+    found = dict.fromkeys(column for cells in rows.values() for column in cells)
+    columns = list(dict.fromkeys(FEATURES.values()) if name == "pipelines" else found)
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for row, cells in rows.items():
-        if "refused" in cells:
-            held = "refused" if cells["refused"] == WORKS else FAILS
-            lines.append(f"| {row} |{f' {held} |' * len(columns)}")
-        else:
-            lines.append(f"| {row} | " + " | ".join(_mark(cells.get(one)) for one in columns) + " |")
+        lines.append(f"| {row} | " + " | ".join(_mark(cells.get(one)) for one in columns) + " |")
     return "\n".join(lines)
 
 
-def _kinds(rows: Mapping[str, Mapping[str, str]]) -> list[str]:
-    return list(dict.fromkeys(kind for cells in rows.values() for kind in cells if kind != "refused"))
-
-
 def _mark(outcome: str | None) -> str:
-    return {WORKS: "yes", FAILS: "**no**", WITHOUT: "-", None: " "}[outcome]
+    return {WORKS: "yes", FAILS: "**no**", WITHOUT: "-", TURNED_AWAY: TURNED_AWAY, None: " "}[outcome]

@@ -17,12 +17,12 @@ from attachments import (
     WORDS,
     XL,
     backends_kept,
-    cached,
 )
 from heedful.guidance import AttendAndExcite, RelativeStep, Schedule, UnsupportedError, guide, record
 from hosting import state
 
 CASES = [(kind, one) for one in (*ATTACHMENTS, *COMPILED) for kind in KINDS if kind.name in one.kinds]
+REFUSALS = [(kind, one) for one in REFUSED for kind in KINDS if kind.name in one.kinds]
 NAMES = [f"{kind.name}-{one.name}" for kind, one in CASES]
 
 
@@ -146,32 +146,33 @@ def embedded(kind, pipe):
     return pipe.encode_prompt(PROMPT, prompt_2=None, **more)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_guided_is_refused_before_anything_runs(name):
-    kind, attach, remedy = REFUSED[name]
+@pytest.mark.parametrize(
+    ("kind", "refused"), REFUSALS, ids=[f"{kind.name}-{one.name}" for kind, one in REFUSALS]
+)
+def test_what_cannot_be_guided_is_refused_before_anything_runs(kind, refused):
     pipe = kind.build()
-    attach(pipe)
+    refused.attach(kind, pipe)
     before, calls = whereabouts(pipe), []
-    kind.of(pipe).register_forward_pre_hook(lambda *args: calls.append(1))
-    pipe.text_encoder.register_forward_pre_hook(lambda *args: calls.append(1))
-    with guide(pipe, objective()), pytest.raises(UnsupportedError, match=f"{name.split(':')[0]}.*{remedy}"):
+    for part in (kind.of(pipe), pipe.text_encoder):
+        part.register_forward_pre_hook(lambda *args: calls.append(1))
+    name = refused.name.split(":")[0]
+    with guide(pipe, objective()), pytest.raises(UnsupportedError, match=f"{name}.*{refused.remedy}"):
         run(pipe)
     assert not calls
     assert type(pipe) is before[0]
 
 
-@pytest.mark.parametrize("name", [name for name in REFUSED if "cache" in name])
-def test_a_cache_is_not_recorded_either(name):
-    kind, attach, remedy = REFUSED[name]
+@pytest.mark.parametrize(("kind", "refused"), [one for one in REFUSALS if "cache" in one[1].name])
+def test_a_cache_is_not_recorded_either(kind, refused):
     pipe = kind.build()
-    attach(pipe)
-    with record(pipe), pytest.raises(UnsupportedError, match=f"record cannot work with.*{remedy}"):
+    refused.attach(kind, pipe)
+    with record(pipe), pytest.raises(UnsupportedError, match=f"record cannot work with.*{refused.remedy}"):
         run(pipe)
 
 
 def test_after_the_remedy_it_is_guided():
     pipe = FLUX.build()
-    cached(pipe)
+    REFUSED[-1].attach(FLUX, pipe)
     pipe.transformer.disable_cache()
     with guide(pipe, objective()) as session:
         run(pipe)
@@ -180,7 +181,7 @@ def test_after_the_remedy_it_is_guided():
 
 def test_casting_is_recorded():
     pipe = SD.build()
-    REFUSED["layerwise casting"][1](pipe)
+    REFUSED[0].attach(SD, pipe)
     with record(pipe, WORDS) as recording:
         run(pipe)
     assert len(recording.record.maps[0]) == 2
