@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import settings as asked
+from .cli_benchmark import benchmark
 from .cli_debug import debug
 from .cli_evaluate import evaluate
 from .cli_explain import explain
@@ -51,6 +52,7 @@ app.command()(explain)
 app.command()(explain_methods)
 app.command()(evaluate)
 app.command()(debug)
+app.command()(benchmark)
 
 
 @app.command()
