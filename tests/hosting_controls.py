@@ -62,13 +62,6 @@ CASES = [
         partial(perturbed, "StableDiffusionPAGPipeline"),
         **THREE,
     ),
-    Case(
-        "StableDiffusionXLControlNetPAGPipeline",
-        partial(controlled, "StableDiffusionXLControlNetPAGPipeline", xl, pag_applied_layers=PERTURBED),
-        **THREE,
-        arguments=images,
-        settings=TWO,
-    ),
     Case("StableDiffusionXLModularPipeline", modular, **ALONE, settings=TWO, calls=2),
 ]
 """Those that all tests of `hosting` are for."""
@@ -159,6 +152,13 @@ FURTHER = [
     Case(
         "StableDiffusionControlNetPAGPipeline",
         partial(controlled, "StableDiffusionControlNetPAGPipeline", pag_applied_layers=PERTURBED),
+        **THREE,
+        arguments=images,
+        settings=TWO,
+    ),
+    Case(
+        "StableDiffusionXLControlNetPAGPipeline",
+        partial(controlled, "StableDiffusionXLControlNetPAGPipeline", xl, pag_applied_layers=PERTURBED),
         **THREE,
         arguments=images,
         settings=TWO,
