@@ -74,8 +74,8 @@ class ModularStableDiffusionXL(ControlNetHost, WithFurtherChannels, StableDiffus
 
     def movable(self) -> Tensor | None:
         """The inside of the mask where a model of 4 channels keeps only that, see `Inpainting`."""
-        mask = getattr(self._loop, "mask", None)
-        further = self.denoiser.config.in_channels > self.pipe.vae.config.latent_channels
+        mask, config = getattr(self._loop, "mask", None), self.pipe.unet.config
+        further = config.in_channels > self.pipe.vae.config.latent_channels
         return None if further or mask is None else mask.float()
 
 
