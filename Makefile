@@ -6,7 +6,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 BASE_PYTHON := $(shell command -v python3.11 || command -v python3)
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
-ROOMS := pictures guidance pipelines explain emoji debug scripts
+ROOMS := pictures guidance pipelines explain emoji evaluation debug scripts
 TYPES := build/types
 # Nothing here may wait for a network: the models are in the repository.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
