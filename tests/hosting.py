@@ -36,7 +36,7 @@ class Case:
         parts: what the parts of the denoiser's batch are, in order; exactly one is "conditional".
         parts_off: the same with guidance off.
         off: the arguments that turn guidance off; None where it has no guidance to turn off.
-        arguments: further arguments for a number of images to make (an image to begin with for each, say).
+        arguments: further arguments for a number of prompts (an image to begin with for each, say).
         settings: arguments of every call.
         columns: where the words of `PROMPT` stand in the denoiser's text, counted by hand; the first has one
             token, the second several.
@@ -45,7 +45,7 @@ class Case:
         text: the denoiser's argument that holds the text.
         schedulers: what else the pipeline takes, by class name, each with its settings.
         dtypes: what it runs in on a CPU besides float32.
-        per_prompt: `arguments` takes a number of prompts, not of images.
+        per_image: `arguments` takes the number of images to make, not of prompts.
         calls: how often a step calls the denoiser, where each part has a call of its own, its own one first.
     """
 
@@ -67,7 +67,7 @@ class Case:
     )
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)
     calls: int = 1
-    per_prompt: bool = False
+    per_image: bool = False
 
     @property
     def words(self) -> list[str]:
@@ -89,7 +89,7 @@ class Case:
         generators = [
             torch.Generator(pipe.device).manual_seed(seed + image) for image in range(prompts * count)
         ]
-        own = self.arguments(prompts if self.per_prompt else prompts * count)
+        own = self.arguments(prompts * count if self.per_image else prompts)
         settings = {"output_type": "latent", **self.settings, **own, **options}
         return pipe(prompt=prompt, generator=generators, num_images_per_prompt=count, **settings).images
 

@@ -28,17 +28,17 @@ def mask() -> torch.Tensor:
 
 
 def images(count: int) -> dict[str, Any]:
-    """An image to begin with for each that is made."""
+    """An image for each prompt."""
     return {"image": image().repeat(count, 1, 1, 1)}
 
 
 def masked(count: int) -> dict[str, Any]:
-    """An image and a mask for each that is made."""
+    """An image and a mask for each prompt."""
     return {**images(count), "mask_image": mask().repeat(count, 1, 1, 1)}
 
 
 def deep(count: int) -> dict[str, Any]:
-    """An image and a depth map for each that is made."""
+    """An image and a depth map for each prompt."""
     return {**images(count), "depth_map": image()[:, 2].repeat(count, 1, 1)}
 
 
@@ -111,6 +111,7 @@ CASES = [
         partial(sd1, "StableDiffusionInstructPix2PixPipeline", in_channels=8),
         parts=("conditional", "image", "unconditional"),
         arguments=images,
+        per_image=True,
         settings={"num_inference_steps": 2},
     ),
     Case(
@@ -118,10 +119,11 @@ CASES = [
         partial(xl, "StableDiffusionXLInstructPix2PixPipeline", in_channels=8),
         parts=("conditional", "image", "unconditional"),
         arguments=images,
+        per_image=True,
         settings={**SIZE, "num_inference_steps": 2},
     ),
     Case("StableDiffusionDepth2ImgPipeline", depth, arguments=deep, settings=FROM_AN_IMAGE),
-    Case("StableDiffusionAdapterPipeline", adapted, arguments=images, per_prompt=True),
-    Case("StableDiffusionXLAdapterPipeline", xl_adapted, arguments=images, per_prompt=True),
+    Case("StableDiffusionAdapterPipeline", adapted, arguments=images),
+    Case("StableDiffusionXLAdapterPipeline", xl_adapted, arguments=images),
     Case("StableDiffusionGLIGENPipeline", gligen, arguments=lambda count: BOXES),
 ]
