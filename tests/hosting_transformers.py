@@ -166,28 +166,12 @@ CASES = [
         off={"true_cfg_scale": 1.0},
     ),
     Case(
-        "StableDiffusion3Img2ImgPipeline",
-        partial(pipeline, tiny_sd3, "StableDiffusion3Img2ImgPipeline"),
-        arguments=images,
-        settings=FROM_AN_IMAGE,
-        columns=TEXTS,
-        direct=text_attention,
-        schedulers={},
-    ),
-    Case(
         "StableDiffusion3InpaintPipeline",
         partial(pipeline, tiny_sd3, "StableDiffusion3InpaintPipeline"),
         arguments=masked,
         settings=FROM_AN_IMAGE,
         columns=TEXTS,
         direct=text_attention,
-        schedulers={},
-    ),
-    flux_case(
-        "FluxImg2ImgPipeline",
-        partial(pipeline, tiny_flux, "FluxImg2ImgPipeline"),
-        arguments=images,
-        settings=FROM_AN_IMAGE,
         schedulers={},
     ),
     flux_case(
@@ -206,12 +190,6 @@ CASES = [
         schedulers={},
     ),
     flux_case(
-        "FluxControlPipeline",
-        partial(pipeline, tiny_flux, "FluxControlPipeline", in_channels=32, out_channels=16),
-        arguments=lambda count: {"control_image": images(1)["image"]},
-        schedulers={},
-    ),
-    flux_case(
         "FluxKontextPipeline",
         partial(pipeline, tiny_flux, "FluxKontextPipeline"),
         arguments=images,
@@ -219,3 +197,30 @@ CASES = [
         schedulers={},
     ),
 ]
+"""Those that all tests of `hosting` are for."""
+
+FURTHER = [
+    Case(
+        "StableDiffusion3Img2ImgPipeline",
+        partial(pipeline, tiny_sd3, "StableDiffusion3Img2ImgPipeline"),
+        arguments=images,
+        settings=FROM_AN_IMAGE,
+        columns=TEXTS,
+        direct=text_attention,
+        schedulers={},
+    ),
+    flux_case(
+        "FluxImg2ImgPipeline",
+        partial(pipeline, tiny_flux, "FluxImg2ImgPipeline"),
+        arguments=images,
+        settings=FROM_AN_IMAGE,
+        schedulers={},
+    ),
+    flux_case(
+        "FluxControlPipeline",
+        partial(pipeline, tiny_flux, "FluxControlPipeline", in_channels=32, out_channels=16),
+        arguments=lambda count: {"control_image": images(1)["image"]},
+        schedulers={},
+    ),
+]
+"""Those that work as one of `CASES` does, of which a few things are asked."""

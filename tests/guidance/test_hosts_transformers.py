@@ -406,4 +406,4 @@ def test_only_the_inside_of_the_mask_is_moved(name):
 
 def test_every_transformer_pipeline_that_is_known_has_a_case():
     known = {name for name in HOSTS if name.startswith(("StableDiffusion3", "Flux"))}
-    assert {name.split(",")[0] for name in CASES} == known
+    assert {case.name.split(",")[0] for case in (*hosting.CASES, *hosting.FURTHER)} == known
