@@ -13,7 +13,6 @@ from attachments import (
     PROMPT,
     REFUSED,
     SD,
-    UNETS,
     WORDS,
     XL,
     backends_kept,
@@ -189,23 +188,10 @@ def test_casting_is_recorded():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-@pytest.mark.parametrize(
-    "attach",
-    [
-        "enable_model_cpu_offload",
-        "enable_sequential_cpu_offload",
-        "enable_xformers_memory_efficient_attention",
-    ],
-)
-def test_float16_on_cuda(kind, attach):
-    if "xformers" in attach:
-        pytest.importorskip("xformers")
-        if kind.name not in UNETS:
-            pytest.skip("diffusers has no joint attention for xFormers")
+@pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
+def test_offloaded_in_float16_on_cuda(kind, offload):
     pipe = kind.build().to(torch.float16)
-    if "xformers" in attach:
-        pipe.to("cuda")
-    getattr(pipe, attach)()
+    getattr(pipe, offload)()
     plain, before = run(pipe), whereabouts(pipe)
     for _ in range(2):
         with guide(pipe, objective()) as session:
