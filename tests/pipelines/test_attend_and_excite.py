@@ -130,6 +130,12 @@ def test_other_sizes_read_the_layers_of_a_quarter_in_their_own_proportions(size,
     assert ours.guided_run.maps[0].shape == (2, *grid)
 
 
+def test_layers_take_the_place_of_the_attention_grid():
+    _, ours = twins(build(), "DDIMScheduler")
+    latents(ours, *ONE, num_inference_steps=1, thresholds={}, attn_res=(5, 5), layers=["mid_block"])
+    assert ours.guided_run.settings["layers"] == ["mid_block.attentions.0.transformer_blocks.0.attn2"]
+
+
 def test_an_attention_grid_that_no_layer_has_is_refused():
     _, ours = twins(build(), "DDIMScheduler")
     with pytest.raises(LayerNotFoundError, match="grid 5x5"):

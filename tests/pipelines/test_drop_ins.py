@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-import diffusers
 import hosting_controls
 import hosting_transformers
 import hosting_unets
@@ -21,8 +22,9 @@ from heedful.guidance.hosts import HOSTS
 from heedful.pipelines import AttendAndExciteMixin
 from hosting import PROMPT, Case, state
 from PIL import Image
-from tiny_unets import lcm
+from tiny_unets import lcm, xl
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "pipelines.md"
 DROP_INS = [getattr(pipelines, name) for name in pipelines.__all__ if name.endswith("Pipeline")]
 MODULES = (hosting_unets, hosting_controls, hosting_transformers)
 CASES = {case.name: case for module in MODULES for case in module.CASES}
@@ -151,6 +153,19 @@ def test_get_indices_lists_the_tokens() -> None:
     }  # fmt: skip
 
 
+def test_get_indices_counts_through_the_texts_of_all_encoders() -> None:
+    """77 of the two CLIPs, then T5's; what fills up is left out."""
+    case, _, ours = made(pipelines.StableDiffusion3AttendAndExcitePipeline)
+
+    found = ours.get_indices("a cat")
+    case.run(ours, "a cat", token_indices=[(2, 78)], num_inference_steps=1)
+
+    assert found == {
+        0: "<|startoftext|>", 1: "a</w>", 2: "cat</w>", 3: "<|endoftext|>", 77: "▁a", 78: "▁cat", 79: "</s>",
+    }  # fmt: skip
+    assert ours.guided_run.spans[0][0].indices == (2, 78)
+
+
 def test_is_recorded_like_its_host() -> None:
     """Others read a pipeline's signature to find the prompt, here given by place."""
     case, bare, ours = made(pipelines.StableDiffusionXLAttendAndExcitePipeline)
@@ -225,16 +240,38 @@ def test_draws_again_until_the_words_are_heeded(kind: type) -> None:
     assert tuples[0][0].tobytes() == once.images[0].tobytes()
 
 
-def test_a_class_of_ones_own_is_two_lines() -> None:
-    class Mine(AttendAndExciteMixin, diffusers.LatentConsistencyModelPipeline):
-        """A latent consistency model that guides itself."""
+def shown(name: str) -> dict[str, Any]:
+    """What a block of the page makes of a tiny `pipe`; the block is found by a name that it has."""
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {"pipe": xl(), "__name__": "page"}
+    block = next(block for block in code if name in block)
+    exec(block.replace('"frog"])', '"frog"], num_inference_steps=2)'), names)  # 50 by itself
+    return names
 
-    ours = Mine.from_pipe(lcm())
+
+def test_the_page_names_every_class_and_its_host() -> None:
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+
+    for kind in DROP_INS:
+        (row,) = [row for row in rows if f"`{kind.__name__}`" in row]
+        assert f"`{host_of(kind).__name__}`" in row.split("|")[2]
+
+
+def test_the_page_shows_a_call() -> None:
+    names = shown("StableDiffusionXLAttendAndExcitePipeline")
+
+    assert names["image"].size == (128, 128)
+    assert len(names["pipe"].guided_run.attended[0]) == 2
+
+
+def test_a_class_of_ones_own_is_two_lines() -> None:
+    kind = shown("AttendAndExciteMixin")["GuidedLCM"]
+    ours = kind.from_pipe(lcm())
     ours.set_progress_bar_config(disable=True)
     ours(PROMPT, words=["cat"], num_inference_steps=1, height=64, width=64, output_type="latent")
 
     assert [span.text for span in ours.guided_run.spans[0]] == ["cat"]
-    assert "original_inference_steps" in inspect.signature(Mine.__call__).parameters
+    assert "original_inference_steps" in inspect.signature(kind.__call__).parameters
 
 
 def test_a_host_that_guidance_does_not_know_is_refused() -> None:

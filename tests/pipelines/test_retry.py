@@ -8,7 +8,15 @@ import pytest
 import torch
 from checking import Hasty, noise
 from heedful.explain import Verdict, WordVerdict
-from heedful.guidance import AttendAndExcite, GradientStep, GuidanceError, GuidedRun, UnsupportedError
+from heedful.guidance import (
+    AttendAndExcite,
+    GradientStep,
+    GuidanceError,
+    GuidedRun,
+    Objective,
+    UnsupportedError,
+)
+from heedful.guidance.losses import attend_and_excite
 from heedful.pipelines import StableDiffusionAttendAndExcitePipeline, Tried, Try, best, plan, until_heeded
 from heedful.pipelines.retry import SEED_STRIDE, SEEDS, STRONGER, strengthened
 from hypothesis import given
@@ -100,6 +108,7 @@ def test_strengthened() -> None:
     assert strengthened(objective, 1.0) is objective
     assert strengthened(objective, 2.0).step.size == 2 * objective.step.size
     assert strengthened(AttendAndExcite.paper([2]), 1.5).step == GradientStep(30.0)
+    assert strengthened(Objective([attend_and_excite], step=GradientStep(3.0)), 2.0).step.size == 6.0
     with pytest.raises(GuidanceError, match="at least 0"):
         strengthened(objective, -1.0)
 
