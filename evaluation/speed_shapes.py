@@ -173,8 +173,9 @@ def drawn_weights(module: nn.Module) -> nn.Module:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         for part in module.modules():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
     return module
 
 
