@@ -269,7 +269,6 @@ class GuidedCall:
 
     def result(self) -> GuidedRun:
         """The record of the call, once it has ended."""
-        schedule = self.objective.schedule
         return GuidedRun(
             prompts=tuple(self.host.image_prompts),
             spans=tuple(self.spans),
@@ -278,7 +277,7 @@ class GuidedCall:
             probes=self.prober.count + self.starter.count,
             control_passes=self.host.control_passes,
             left_alone=tuple(self.watcher.left_alone),
-            aim=max(schedule.thresholds.values(), default=0.5),
+            aim=max(self.objective.schedule.thresholds.values(), default=0.8),
             settings=self._settings(),
             versions=library_versions(),
         )

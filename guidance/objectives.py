@@ -18,6 +18,7 @@ from .losses import (
     Losses,
     Spans,
     attend_and_excite,
+    attention_peak,
     overlap,
     subject_maps,
     weighted,
@@ -163,11 +164,14 @@ class AttendAndExcite(Objective):
     """No subject neglected: each word of interest must be attended to somewhere in the image.
 
     Source: Chefer et al., "Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion
-    Models" (SIGGRAPH 2023). Loss: `losses.attend_and_excite`, plus `overlap_weight` times `losses.overlap`.
-    What this default corrects: all tokens of a word count; the softmax runs over the prompt's own tokens (no
-    end token, no padding); the Gaussian has the sigma it says; points of time are fractions of the
-    trajectory; the step is a share of the latents' norm, whatever scheduler and model; refinement ends when
-    it has reached its aim. `AttendAndExcite.paper` is the method as published.
+    Models" (SIGGRAPH 2023). Loss: `losses.attention_peak`, plus `overlap_weight` times `losses.overlap`.
+    What this default changes, and why (figures in docs/losses.md): attention is read as it is, for a softmax
+    over the text takes words for attended which are not; all neglected words pull at once; one move in each
+    of the first steps does more than refinement later; all tokens of a word count; points of time are
+    fractions of the trajectory; the step is a share of the latents' norm, whatever scheduler and model.
+    `AttendAndExcite.paper` is the method as published, `reading="softmax"` its loss with what is wrong in it
+    corrected: the softmax runs over the prompt's own tokens (no end token, no padding), and the Gaussian has
+    the sigma it says.
 
     Args:
         words: words or phrases of the prompt (`"cat"`, `"red bow"`, `"dog#2"`), one list for all prompts or
@@ -178,26 +182,33 @@ class AttendAndExcite(Objective):
         schedule: when to nudge and to refine.
         step: how far; `RelativeStep` or `GradientStep`.
         max_refinements: at most so many refinement moves at each of the schedule's thresholds.
-        reduction: "max" looks at the most neglected word, "mean" at all that are neglected.
+        reduction: "mean" looks at all words that are neglected, "max" at the most neglected one.
+        reading: "attention" reads attention as it is (`losses.attention_peak`), "softmax" after a softmax
+            over the text (`losses.attend_and_excite`).
         overlap_weight: how much it matters that words do not look at the same place; 0 for not at all.
         published: read the attention as the authors' code does (see `losses.Reading`) and refine as it does.
         start, limits: as for `Objective`; no limits unless they are given.
 
     Raises:
-        GuidanceError: both words and token_indices are given.
+        GuidanceError: both words and token_indices are given, or another reading.
     """
 
     losses: Losses = field(init=False, repr=False, compare=False)
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = field(default_factory=lambda: Schedule({}, until=0.2))
     groups: Groups = field(default=None, init=False, repr=False)
     boxes: Boxes = field(default=None, init=False, repr=False)
     limits: Limits | None = field(default=None, kw_only=True)
-    reduction: str = "max"
+    reduction: str = "mean"
     overlap_weight: float = 0.0
     published: bool = False
+    reading: str = "attention"
 
     def __post_init__(self) -> None:
-        excite = partial(attend_and_excite, reduction=self.reduction, published=self.published)
+        if self.reading not in ("attention", "softmax"):
+            raise GuidanceError(f'reading is "attention" or "softmax"; got {self.reading!r}')
+        excite: Loss = partial(attend_and_excite, reduction=self.reduction, published=self.published)
+        if self.reading == "attention":
+            excite = partial(attention_peak, reduction=self.reduction)
         apart = partial(overlap, published=self.published)
         terms: dict[Loss, float] = {excite: 1.0}
         object.__setattr__(
@@ -227,7 +238,8 @@ class AttendAndExcite(Objective):
             until=max_iter_to_alter,
             unit="step",
         )
-        return cls(words, token_indices, schedule, GradientStep(scale_factor), published=True)
+        step = GradientStep(scale_factor)
+        return cls(words, token_indices, schedule, step, reduction="max", published=True, reading="softmax")
 
     def context(
         self, tokenizer: Any, prompts: Sequence[str] | None, spans: Sequence[Sequence[Span]]

@@ -80,7 +80,7 @@ class Watcher:
 
     def open(self, call: DenoiserCall, layers: Sequence[Layer]) -> None:
         """The pipeline is about to make the first call of a step: watch it."""
-        if not self.schedule.enough or not layers or is_compiled(call.module):
+        if not self.schedule.enough or not layers or is_compiled(self.host.called):
             return
         rows = self.host.conditional_rows(len(call.sample))
         if self._own is None:

@@ -162,7 +162,9 @@ class RecordedCall:
                     self._after_denoiser()
 
             stack.enter_context(self.host.attached())
-            stack.enter_context(shifted_steps(self.host.pipe.scheduler, lambda sample: sample, self._step_done))
+            stack.enter_context(
+                shifted_steps(self.host.pipe.scheduler, lambda sample: sample, self._step_done)
+            )
             for handle in (
                 self.host.denoiser.register_forward_pre_hook(before, with_kwargs=True),
                 self.host.denoiser.register_forward_hook(after),

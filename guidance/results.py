@@ -58,7 +58,8 @@ class GuidedRun:
         maps: for each image the last probe's map of each span, 0 to 1, on the CPU; empty if nothing was
             probed.
         probes: number of probes, counted an image each.
-        aim: the attention peak from which on a word counts as attended.
+        aim: the attention peak from which on a word counts as attended: the schedule's last threshold, or .8,
+            Attend-and-Excite's.
         settings: pipeline, scheduler, layers, objective, steps, guidance scale, seeds.
         versions: of heedful and the libraries it stands on.
         control_passes: rows of a batch on which ControlNets were run once more after a nudge, each of several

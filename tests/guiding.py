@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from heedful.guidance import AttendAndExcite
+from heedful.guidance import AttendAndExcite, Schedule
 
 PROMPT = "a cat and a frog"
-CAT_AND_FROG = AttendAndExcite(words=["cat", "frog"])
+CAT_AND_FROG = AttendAndExcite(words=["cat", "frog"], schedule=Schedule(), reading="softmax", reduction="max")
+"""With the paper's points of refinement, so that all that guidance can do is done."""
 FEW_MOVES = dataclasses.replace(CAT_AND_FROG, max_refinements=2)
 SIZE = {"height": 256, "width": 192}
 

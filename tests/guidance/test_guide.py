@@ -200,7 +200,7 @@ def test_guidance_past_its_last_step_costs_no_probe(pipe):
 def test_token_indices_mean_the_same_as_words(pipe):
     with guide(pipe, FEW_MOVES):
         by_words = run(pipe)
-    with guide(pipe, AttendAndExcite(token_indices=[2, 5], max_refinements=2)):
+    with guide(pipe, dataclasses.replace(FEW_MOVES, words=None, token_indices=[2, 5])):
         by_indices = run(pipe)
     assert torch.equal(by_words, by_indices)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import diffusers
 import pytest
@@ -23,6 +24,7 @@ from heedful.guidance import (
 from heedful.guidance.losses import (
     LOSSES,
     attend_and_excite,
+    attention_peak,
     intersection_over_union,
     needs,
     nt_xent,
@@ -146,12 +148,36 @@ def test_a_batch_of_two_equals_two_singles(pipe):
             assert step.losses[image] == pytest.approx(own_step.losses[0], abs=1e-4)
 
 
-def test_attend_and_excite_is_the_sum_it_says(pipe):
-    options = {"schedule": Schedule(), "max_refinements": 1, "limits": None}
-    with guide(pipe, AttendAndExcite(WORDS, max_refinements=1, overlap_weight=0.5)):
+@pytest.mark.parametrize(
+    ("settings", "losses"),
+    [
+        ({}, {attention_peak: 1.0, overlap: 0.5}),
+        ({"reduction": "max"}, {partial(attention_peak, reduction="max"): 1.0, overlap: 0.5}),
+        (
+            {"reading": "softmax"},
+            {partial(attend_and_excite, reduction="mean"): 1.0, overlap: 0.5},
+        ),
+    ],
+)
+def test_attend_and_excite_is_the_sum_it_says(pipe, settings, losses):
+    options = {"schedule": Schedule({}, until=0.5), "limits": None}
+    with guide(pipe, AttendAndExcite(WORDS, schedule=options["schedule"], overlap_weight=0.5, **settings)):
         expected = run(pipe, PROMPT, num_inference_steps=2)
-    with guide(pipe, Objective({attend_and_excite: 1.0, overlap: 0.5}, WORDS, **options)):
+    with guide(pipe, Objective(losses, WORDS, **options)):
         assert torch.equal(run(pipe, PROMPT, num_inference_steps=2), expected)
+
+
+def test_by_default_the_first_fifth_of_the_steps_is_guided_once_each(pipe):
+    with guide(pipe, AttendAndExcite(WORDS)) as session:
+        run(pipe, PROMPT, num_inference_steps=10)
+    assert [(step.index, step.refinements) for step in session.run.steps] == [(0, (0,)), (1, (0,))]
+    assert session.run.aim == 0.8
+    assert session.run.settings["objective"]["losses"] == {"attention_peak": 1.0}
+
+
+def test_another_reading_is_refused():
+    with pytest.raises(GuidanceError, match=r'"softmax"; got .raw.'):
+        AttendAndExcite(WORDS, reading="raw")
 
 
 def test_self_attention_is_recorded_only_where_a_loss_needs_it(pipe):

@@ -64,8 +64,8 @@ def test_only_the_neglected_image_of_a_batch_is_helped(pipe):
 
 def _least_attention(pipe, count):
     """The smallest peak of a word in the own pass of the first guided step, found by recording it."""
-    unmoved = AttendAndExcite(words=["cat", "frog"], schedule=Schedule({}, until=0.25))
-    with guide(pipe, unmoved), record(pipe, ["cat", "frog"], layers=(16, 12), resolve="step") as recording:
+    once = dataclasses.replace(CAT_AND_FROG, schedule=Schedule({}, until=0.25))
+    with guide(pipe, once), record(pipe, ["cat", "frog"], layers=(16, 12), resolve="step") as recording:
         run(pipe, count=count)
     return [float(maps[0].flatten(1).amax(1).min()) for maps in recording.record.step_maps]
 
