@@ -56,7 +56,8 @@ class Inpainting(WithFurtherChannels):
 
     def movable(self) -> Tensor | None:
         """The inside of the mask, where only that is kept."""
-        further = self.denoiser.config.in_channels > self.pipe.vae.config.latent_channels
+        denoiser: Any = self.denoiser
+        further = denoiser.config.in_channels > self.pipe.vae.config.latent_channels
         return None if further or self._mask is None else self._mask[: self.images].float()
 
 
