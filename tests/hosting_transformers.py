@@ -204,6 +204,7 @@ FURTHER = [
         "StableDiffusion3Img2ImgPipeline",
         partial(pipeline, tiny_sd3, "StableDiffusion3Img2ImgPipeline"),
         arguments=images,
+        per_image=True,
         settings=FROM_AN_IMAGE,
         columns=TEXTS,
         direct=text_attention,
