@@ -55,8 +55,9 @@ def compare(
     rows = {method.name: drawn(method) for method in usable}
     about = {method.name: method.about for method in usable}
     results = Results(
-        evaluation.model, rows, about, _told(evaluation), evaluation.counted, left_out, _notes(evaluation)
-    )
+        evaluation.model, rows, about, _told(evaluation), evaluation.counted, left_out,
+        _notes(evaluation, usable),
+    )  # fmt: skip
     extras = _extras(results, most_candidates)
     return replace(
         results,
@@ -101,7 +102,7 @@ def _told(evaluation: Evaluation) -> dict[str, str | int | float | bool]:
     return {**found, "seeds a prompt": evaluation.seeds, **library_versions()}
 
 
-def _notes(evaluation: Evaluation) -> tuple[str, ...]:
+def _notes(evaluation: Evaluation, methods: Sequence[Method]) -> tuple[str, ...]:
     found = []
     if evaluation.counted and evaluation.batch_size > 1:
         found.append(
@@ -110,4 +111,9 @@ def _notes(evaluation: Evaluation) -> tuple[str, ...]:
         )
     if evaluation.checker is None:
         found.append("No model for check was given: best-of-N is chosen by what judges it, the upper bound.")
+    comparing = [method.name for method in methods if method.compares]
+    if comparing and any(len(prompt.labels) == 1 for prompt in evaluation.prompts):
+        found.append(
+            f"Words are compared by {', '.join(comparing)}: prompts of one subject are drawn without help there."
+        )
     return tuple(found)

@@ -87,6 +87,7 @@ class Method:
         candidate: 0 for the noise that all methods share; from 1 on other noise for the same prompts and
             seeds.
         told: its settings, as JSON takes them; rows of other settings are not mixed with these.
+        compares: whether it has nothing to do for a prompt of one subject, and draws that without help.
     """
 
     name: str
@@ -94,6 +95,15 @@ class Method:
     draw: Draw
     candidate: int = 0
     told: Mapping[str, Any] = field(default_factory=dict)
+    compares: bool = False
+
+
+@dataclass(frozen=True)
+class Wordless:
+    """A prompt of which nothing is wanted."""
+
+    text: str
+    subjects: tuple[str, ...] = ()
 
 
 def noise_seed(prompt: Prompt, seed: int, candidate: int = 0) -> int:
@@ -122,7 +132,13 @@ def parity() -> Method:
 def guided(name: str, about: str, make: Maker) -> Method:
     """Guidance by an objective; its settings are read off the objective for one made-up prompt."""
     example = make([Prompt("a cat and a frog", ("cat", "frog"))])
-    return Method(name, about, partial(_draw_guided, make), told={"objective": described(example)})
+    compares = "pairs" in example.needs | example.for_start().needs
+
+    def made(prompts: Sequence[Prompt]) -> Objective:
+        return make([Wordless(one.text) if compares and len(one.labels) == 1 else one for one in prompts])
+
+    told = {"objective": described(example)}
+    return Method(name, about, partial(_draw_guided, made), told=told, compares=compares)
 
 
 def default() -> Method:

@@ -24,7 +24,7 @@ from heedful.evaluation.methods import (
     plain,
 )
 from heedful.guidance import AttendAndExcite, Objective, RelativeStep, Schedule
-from heedful.guidance.losses import attend_and_excite
+from heedful.guidance.losses import attend_and_excite, intersection_over_union
 from tiny import tiny_pipeline as build
 from torch import nn
 
@@ -109,6 +109,21 @@ def test_guidance_says_which_images_it_moved(scheduler: Any) -> None:
     assert (pixels(still.images) == pixels(drawn(pipe, plain()).images)).all()
     for setting in (SETTING, replace(SETTING, guidance_scale=1.0)):
         assert drawn(pipe, guided("once", "one move", once), setting).moved == (True, True)
+
+
+def test_what_compares_words_leaves_a_prompt_of_one_alone(pipe: StableDiffusionPipeline) -> None:
+    def make(prompts: Any) -> Objective:
+        words = [list(prompt.subjects) for prompt in prompts]
+        return Objective([intersection_over_union], words, schedule=Schedule({}, until=1.0))
+
+    method = guided("apart", "words at different places", make)
+    prompts = [PROMPTS[0], Prompt("a cat", ("cat",))]
+    found = drawn(pipe, method, prompts=prompts)
+
+    assert method.compares
+    assert found.moved == (True, False)
+    assert (pixels(found.images)[1] == pixels(drawn(pipe, plain(), prompts=prompts).images)[1]).all()
+    assert drawn(pipe, method, prompts=prompts[1:]).moved == (False,)
 
 
 def test_the_papers_arguments_are_its_own_at_fifty_steps() -> None:

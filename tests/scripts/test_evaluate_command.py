@@ -37,7 +37,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_the_embedded_model_is_evaluated_without_a_word(heedful: Command, tmp_path: Path) -> None:
     (tmp_path / "doc.md").write_text("a\n<!-- evaluation: begin -->\nold\n<!-- evaluation: end -->\nz\n")
     result = heedful(
-        "evaluate", *SMALL, "--method", "default,excite-iou", "--best-of", "2", "--out", "o", "--write", "doc.md"
+        "evaluate", *SMALL, "--method", "default,excite-iou", "--best-of", "2", "--out", "o", "--write",
+        "doc.md",
     )  # fmt: skip
 
     assert result.exit_code == 0, result.output
@@ -50,7 +51,13 @@ def test_the_embedded_model_is_evaluated_without_a_word(heedful: Command, tmp_pa
     assert all((tmp_path / "o" / row["image"]).is_file() for own in rows.values() for row in own)
     assert rows["plain"][0]["likeness"].keys() == {"full", "minimum"}
     page = (tmp_path / "o" / "evaluation.md").read_text()
-    for part in ("heedful, default", "best-of-N by check", "eyes: the embedded judge", "steps: 2"):
+    for part in (
+        "heedful, default",
+        "best-of-N by check",
+        "eyes: the embedded judge",
+        "steps: 2",
+        "compared by excite-iou",
+    ):
         assert part in page
     for line in result.stdout.splitlines():
         if line.startswith("wrote "):
@@ -100,7 +107,8 @@ def test_a_model_of_ones_own_needs_eyes_of_ones_own(
         "evaluate", "--model", tiny_folder, "--prompts-file", "prompts.txt", "--method", "plain",
         "--steps", 2, "--seeds", 1, "--size", "64x96", "--check-model", model_folder("clip"),
         "--detector", eyes / "owl", "--detector-threshold", 0.01, "--captioner", eyes / "blip",
-        "--templates", "templates.txt", "--scheduler", "euler", "--best-of", 1, "--out", "o", "--device", "cpu",
+        "--templates", "templates.txt", "--scheduler", "euler", "--best-of", 1, "--out", "o",
+        "--device", "cpu",
     )  # fmt: skip
 
     assert result.exit_code == 0, result.output
