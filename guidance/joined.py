@@ -63,9 +63,9 @@ class JoinedTokenizer:
             )
         return Encoding(
             prompt=read[0].prompt,
-            ids=_laid_out([one and one.ids for one in found], self.stretches, 0, 0),
-            pieces=_laid_out([one and one.pieces for one in found], self.stretches, PADDING, OTHER_TEXT),
-            offsets=_laid_out([one and one.offsets for one in found], self.stretches, (0, 0), (0, 0)),
+            ids=self._laid_out(found, "ids", 0, 0),
+            pieces=self._laid_out(found, "pieces", PADDING, OTHER_TEXT),
+            offsets=self._laid_out(found, "offsets", (0, 0), (0, 0)),
             ranges=tuple(self._ranges(found)),
             truncated=all(one.truncated for one in read),
             limit=max(one.limit for one in read),
@@ -79,14 +79,14 @@ class JoinedTokenizer:
             start += stretch.length
         return ranges
 
-
-def _laid_out(
-    parts: Sequence[tuple[Any, ...] | None], stretches: Sequence[Stretch], padding: Any, other: Any
-) -> tuple[Any, ...]:
-    """Each part filled up to its length; the last one that is read ends without padding."""
-    laid: list[Any] = []
-    for part, stretch in zip(parts, stretches, strict=True):
-        own = (other,) * stretch.length if part is None else part
-        laid += [*own, *(padding,) * (stretch.length - len(own))]
-    trailing = stretches[-1].length - len(parts[-1]) if parts[-1] is not None else 0
-    return tuple(laid[: len(laid) - trailing])
+    def _laid_out(
+        self, found: Sequence[Encoding | None], what: str, padding: Any, other: Any
+    ) -> tuple[Any, ...]:
+        """What each encoding says of its positions, filled up to its length; the last one is not."""
+        laid: list[Any] = []
+        start = 0
+        for one, stretch in zip(found, self.stretches, strict=True):
+            laid += (padding,) * (start - len(laid))
+            laid += (other,) * stretch.length if one is None else getattr(one, what)
+            start += stretch.length
+        return tuple(laid)

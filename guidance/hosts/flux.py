@@ -117,7 +117,8 @@ class FluxHost(TransformerHost):
 
     def latent_channels(self, named: Mapping[str, Any]) -> int | None:
         """As many channels of a token as the transformer predicts."""
-        found = int(self.denoiser.out_channels)
+        transformer: Any = self.denoiser
+        found = int(transformer.out_channels)
         return None if found == named["hidden_states"].shape[-1] else found
 
 
