@@ -44,6 +44,8 @@ EARLY: Final = Schedule({}, until=0.2)
 """One move in each of the first fifth of the steps."""
 ENOUGH: Final = Schedule({}, until=0.52, enough={0.0: 0.35, 0.368: 0.58})
 """A move in half of the steps, for images in which a word had less attention at the step before."""
+MORE: Final = Schedule({}, until=0.52, enough={0.0: 0.42, 0.32: 0.66})
+"""The same, where more attention is wanted."""
 SCHEDULE: Final = Schedule({}, until=0.44)
 """One move in each of the first 11 of 25 steps: a quarter more than plain sampling, where a probe with its
 gradient costs 1.14 forwards and a step two."""
@@ -178,6 +180,7 @@ def _peak_sums(binding: Loss) -> dict[str, Named]:
         "peak-enough": Named(
             "`attention_peak` for the neglected only, see `Schedule.enough`", _sum(peak, ENOUGH)
         ),
+        "peak-more": Named("`peak-enough`, where more attention is wanted", _sum(peak, MORE)),
         "peak-iou": Named(
             "`attention_peak`, words at different places",
             _sum({attention_peak: 1.0, intersection_over_union: 0.3}),
