@@ -114,6 +114,6 @@ def _notes(evaluation: Evaluation, methods: Sequence[Method]) -> tuple[str, ...]
     comparing = [method.name for method in methods if method.compares]
     if comparing and any(len(prompt.labels) == 1 for prompt in evaluation.prompts):
         found.append(
-            f"Words are compared by {', '.join(comparing)}: prompts of one subject are drawn without help there."
+            f"Words are compared by {', '.join(comparing)}: prompts of one subject it draws without help."
         )
     return tuple(found)

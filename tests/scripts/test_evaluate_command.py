@@ -35,24 +35,24 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_embedded_model_is_evaluated_without_a_word(heedful: Command, tmp_path: Path) -> None:
-    (tmp_path / "doc.md").write_text("a\n<!-- evaluation: begin -->\nold\n<!-- evaluation: end -->\nz\n")
+    (tmp_path / "doc.md").write_text("a\n<!-- evaluation: begin -->\nbefore\n<!-- evaluation: end -->\nz\n")
     result = heedful(
-        "evaluate", *SMALL, "--method", "default,excite-iou", "--best-of", "2", "--out", "o", "--write",
+        "evaluate", *SMALL, "--method", "excite-iou", "--best-of", "2", "--out", "o", "--write",
         "doc.md",
     )  # fmt: skip
 
     assert result.exit_code == 0, result.output
-    names = ["default", "excite-iou", "plain", "plain-2"]
+    names = ["excite-iou", "plain", "plain-2"]
     assert sorted(path.stem for path in (tmp_path / "o" / "rows").glob("*.jsonl")) == names
     rows = {name: lines(tmp_path / "o" / "rows" / f"{name}.jsonl") for name in names}
     assert [row["group"] for row in rows["plain"]] == ["held-out", "single"]
     assert all(row["forwards"] == pytest.approx(4, rel=0.02) for row in rows["plain"])
-    assert rows["default"][0]["forwards"] > 4.5
+    assert rows["excite-iou"][0]["forwards"] > 4.5
     assert all((tmp_path / "o" / row["image"]).is_file() for own in rows.values() for row in own)
     assert rows["plain"][0]["likeness"].keys() == {"full", "minimum"}
     page = (tmp_path / "o" / "evaluation.md").read_text()
     for part in (
-        "heedful, default",
+        "plain sampling",
         "best-of-N by check",
         "eyes: the embedded judge",
         "steps: 2",
@@ -65,7 +65,7 @@ def test_the_embedded_model_is_evaluated_without_a_word(heedful: Command, tmp_pa
     document = (tmp_path / "doc.md").read_text()
     assert document.startswith("a\n<!--")
     assert "### held-out: figures" in document
-    assert "old" not in document
+    assert "before" not in document
 
 
 def test_a_stopped_run_goes_on_and_other_settings_are_refused(
