@@ -27,9 +27,21 @@ class ModularStableDiffusionXL(ControlNetHost, WithFurtherChannels, StableDiffus
     def __init__(
         self, pipe: Any, arguments: Mapping[str, Any], prompt: str | Sequence[str] | None = None
     ) -> None:
+        """The call's arguments are those of its state, where it continues one, and its own.
+
+        Raises:
+            UnsupportedError: there is no guider.
+            GuidanceError: neither prompts nor embeddings.
+        """
+        if getattr(pipe, "guider", None) is None:
+            raise UnsupportedError(
+                "these blocks have no guider, so guidance cannot know which call of the denoiser is the "
+                "prompt's own; use blocks that denoise, with a guider such as ClassifierFreeGuidance"
+            )
         state = arguments.get("state")
         given = {**({} if state is None else state.values), **arguments.get("kwargs", {})}
-        own = {"guidance_scale": getattr(pipe.guider, "guidance_scale", None), **pipe.default_call_parameters}
+        scale = getattr(pipe.guider, "guidance_scale", None)
+        own = {"guidance_scale": scale, **pipe.default_call_parameters}
         super().__init__(pipe, {**own, **arguments, **given}, prompt)
         self._loop: Any = None
 

@@ -157,6 +157,12 @@ def test_the_prompt_may_come_with_a_state(pipe):
     torch.testing.assert_close(again.images, expected)
 
 
+def test_blocks_that_do_not_denoise_are_refused():
+    decoder = StableDiffusionXLAutoBlocks().sub_blocks["decode"].init_pipeline()
+    with pytest.raises(UnsupportedError, match="no guider"), guide(decoder, CASE.objective()):
+        decoder(prompt=PROMPT)
+
+
 def test_embeddings_may_be_given_to_blocks_without_an_encoder(pipe):
     blocks = StableDiffusionXLAutoBlocks()
     encoder = blocks.sub_blocks.pop("text_encoder").init_pipeline()
