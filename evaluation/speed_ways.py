@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..guidance import AttendAndExcite, guide, record
 from ..guidance.layers import Layer
 from .speed_shapes import PROMPT, WORDS, Shape, at_home, call_arguments, token_positions
-from .speed_weightless import Gaze, heeding, neglecting
+from .speed_weightless import Gaze, again_fused, heeding, neglecting
 
 RIVAL_MOVES: Final = 20
 """How often diffusers' pipeline refines where its threshold is never reached."""
@@ -71,6 +71,16 @@ def guided_down(shape: Shape, pipe: Any, load: Load) -> None:
     _within(within, shape, pipe, load)
 
 
+def guided_again(shape: Shape, pipe: Any, load: Load) -> None:
+    """Guided on little memory: what a probe does not read is run again in its backward."""
+    again = again_fused if pipe.unet.device.type == "meta" else None
+    pipe.unet.enable_gradient_checkpointing(again)
+    try:
+        guided(shape, pipe, load)
+    finally:
+        pipe.unet.disable_gradient_checkpointing()
+
+
 def refined(shape: Shape, pipe: Any, load: Load) -> None:
     """Guided, and in the first step so many refinement moves besides."""
     wanted = replace(_paper(load, {0: 1.0}), max_refinements=load.moves)
@@ -101,6 +111,7 @@ WAYS: Final[Mapping[str, Way]] = {
     "plain": Way("plain sampling", plain),
     "guided": Way("guided, no refinement", guided),
     "guided-down": Way("guided, no refinement, reading no layer of the up blocks", guided_down),
+    "guided-checkpointed": Way("guided, no refinement, gradient checkpointing on", guided_again),
     "refined": Way("guided, with refinement", refined, moves=lambda load: load.moves),
     "heeded": Way(
         "the default, all words heeded from the first step on",

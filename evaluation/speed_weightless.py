@@ -8,7 +8,7 @@ out of it; and where attention is looked at, made-up attention takes its place. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 
 from ..guidance.attach import lend
 from ..guidance.processors import Recorder
@@ -136,6 +137,21 @@ class _Look(torch.autograd.Function):
 
 def _noise(like: Tensor) -> Tensor:
     return torch.randn(like.shape).to(like.dtype)
+
+
+def again_fused(module: Callable[..., Any], *args: Any) -> Any:
+    """Gradient checkpointing on `meta`, for diffusers' `enable_gradient_checkpointing`.
+
+    A backward runs outside of all modes that were there when it was called, so parts that it runs again are
+    told once more how a GPU computes attention.
+    """
+    return checkpoint(
+        module,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _FusedOnMeta()),
+    )
 
 
 class _FusedOnMeta(TorchFunctionMode):

@@ -19,8 +19,8 @@ def benchmark(
     way: Annotated[
         list[str] | None,
         typer.Option(
-            help="plain, guided, guided-down, refined, heeded, recorded, diffusers, diffusers-refined; "
-            "repeated. Default: all; on a CPU the four that take minutes are timed."
+            help="plain, guided, guided-down, guided-checkpointed, refined, heeded, recorded, diffusers, "
+            "diffusers-refined; repeated. Default: all; on a CPU the four that take minutes are timed."
         ),
     ] = None,
     count: Annotated[bool, typer.Option(help="Count operations and peak memory, on any machine.")] = True,
