@@ -166,9 +166,10 @@ class AttendAndExcite(Objective):
     Source: Chefer et al., "Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion
     Models" (SIGGRAPH 2023). Loss: `losses.attention_peak`, plus `overlap_weight` times `losses.overlap`.
     What this default changes, and why (figures in docs/losses.md): attention is read as it is, for a softmax
-    over the text takes words for attended which are not; all neglected words pull at once; one move in each
-    of the first steps does more than refinement later; all tokens of a word count; points of time are
-    fractions of the trajectory; the step is a share of the latents' norm, whatever scheduler and model.
+    over the text takes words for attended which are not; all neglected words pull at once; one move a step
+    while a word is neglected takes the place of refinement, and an image that has attention enough is left
+    alone (see `Schedule.enough`); all tokens of a word count; points of time are fractions of the trajectory;
+    the step is a share of the latents' norm, whatever scheduler and model.
     `AttendAndExcite.paper` is the method as published, `reading="softmax"` its loss with what is wrong in it
     corrected: the softmax runs over the prompt's own tokens (no end token, no padding), and the Gaussian has
     the sigma it says.
@@ -194,7 +195,9 @@ class AttendAndExcite(Objective):
     """
 
     losses: Losses = field(init=False, repr=False, compare=False)
-    schedule: Schedule = field(default_factory=lambda: Schedule({}, until=0.2))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule({}, until=0.52, enough={0.0: 0.42, 0.32: 0.66})
+    )
     groups: Groups = field(default=None, init=False, repr=False)
     boxes: Boxes = field(default=None, init=False, repr=False)
     limits: Limits | None = field(default=None, kw_only=True)

@@ -167,10 +167,11 @@ def test_attend_and_excite_is_the_sum_it_says(pipe, settings, losses):
         assert torch.equal(run(pipe, PROMPT, num_inference_steps=2), expected)
 
 
-def test_by_default_the_first_fifth_of_the_steps_is_guided_once_each(pipe):
+def test_by_default_who_is_neglected_is_moved_once_a_step_in_the_first_half(pipe):
     with guide(pipe, AttendAndExcite(WORDS)) as session:
         run(pipe, PROMPT, num_inference_steps=10)
-    assert [(step.index, step.refinements) for step in session.run.steps] == [(0, (0,)), (1, (0,))]
+    assert [(step.index, step.refinements) for step in session.run.steps] == [(i, (0,)) for i in range(6)]
+    assert session.run.left_alone == (0,)
     assert session.run.aim == 0.8
     assert session.run.settings["objective"]["losses"] == {"attention_peak": 1.0}
 
