@@ -61,10 +61,11 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Iterator[None]:
 
 
 def pytest_sessionfinish() -> None:
-    """Write what was found over what was known of the same rows, and the tables anew."""
+    """Write what was found over what was known of the same cells, and the tables anew."""
     known = json.loads(OUTCOMES.read_text(encoding="utf-8")) if OUTCOMES.exists() else {}
     for table, rows in _found.items():
-        known[table] = {**known.get(table, {}), **rows}
+        for row, cells in rows.items():
+            known.setdefault(table, {}).setdefault(row, {}).update(cells)
     OUTCOMES.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_page(known)
 
