@@ -108,7 +108,8 @@ def losses(
     methods: Annotated[list[str] | None, typer.Option("--method", help="one of them; repeat it")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="images a held-out pair; 36 pairs")] = 6,
     best: Annotated[int, typer.Option(min=0, help="so many of the best are tried on further prompts")] = 5,
-    further: Annotated[int, typer.Option(min=1, help="images for each of these prompts")] = 3,
+    three: Annotated[int, typer.Option(min=0, help="images a prompt of three subjects; 36 prompts")] = 3,
+    coloured: Annotated[int, typer.Option(min=0, help="images a prompt with colours only; 22 prompts")] = 3,
     limit: Annotated[int | None, typer.Option(help="at most so many prompts a set, for a quick look")] = None,
     steps: Steps = 25,
     guidance_scale: Scale = 5.0,
@@ -138,8 +139,9 @@ def losses(
     tasks = tasks_of(names, {"held-out": held_out_prompts()}, range(seeds), limit)
     rows = carry_out(tasks, setting, out, machine, _known(redo or ()))
     finalists = [name for name in names if name == "plain"] + losses_table.ranked(rows, names, best)
-    more = {"three": three_subject_prompts(), "coloured": coloured_prompts()}
-    rows += carry_out(tasks_of(finalists, more, range(further), limit), setting, out, machine)
+    more = tasks_of(finalists, {"three": three_subject_prompts()}, range(three), limit)
+    more += tasks_of(finalists, {"coloured": coloured_prompts()}, range(coloured), limit)
+    rows += carry_out(more, setting, out, machine)
     told = {"steps": f"{steps}", "guidance scale": f"{guidance_scale:g}", "device": device}
     text = losses_table.report(rows, {name: title(name) for name in names}, "default", told)
     (out / "tables.md").write_text(text + "\n", encoding="utf-8")
