@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .checkpointing import checkpointed
 from .intercept import eagerly
 from .layers import Grid, Layer
 from .maps import AttentionMaps
@@ -98,8 +97,7 @@ class DenoiserCall:
         """
         arguments = self._with(self.packed(latents * self.scale).to(self.sample.dtype))
         recorder = Recorder(layers, self.grid, self.text_length, stop=True)
-        kept = checkpointed(self.module, layers)
-        with recording(recorder), kept, eagerly(self.module), suppress(AllRecorded):
+        with recording(recorder), eagerly(self.module), suppress(AllRecorded):
             self.module(**arguments)
         return recorder.maps
 
