@@ -172,7 +172,7 @@ def tables(results: Results) -> dict[str, Table]:
     for group in results.groups:
         own = results.of(group)
         name = group.replace(" ", "-")
-        found[name] = main(own, group)
+        found[name] = overview(own, group)
         found[f"{name}-differences"] = differences(own, group)
         if group != SINGLE:
             found[f"{name}-equal-cost"] = equal_cost(own, group)
@@ -183,7 +183,7 @@ def tables(results: Results) -> dict[str, Table]:
     return {name: table for name, table in found.items() if table.entries}
 
 
-def main(results: Results, group: str) -> Table:
+def overview(results: Results, group: str) -> Table:
     """Every figure of every method; those that say nothing here are not there."""
     entries = [
         _entry(

@@ -237,13 +237,13 @@ def _print_list() -> None:
 
 def _print(results: Results) -> None:
     """The main figures of every group, and best-of-N beside each method."""
-    from ..evaluation.figures import COST, MAIN, SINGLE, equal_cost, main
+    from ..evaluation.figures import COST, MAIN, SINGLE, equal_cost, overview
 
     for name, reason in (results.left_out or {}).items():
         typer.echo(f"left out: {name}: {reason}", err=True)
     for group in results.groups:
         own = results.of(group)
-        _print_table(results, main(own, group), (MAIN, "all in colour", "CLIP full", COST))
+        _print_table(results, overview(own, group), (MAIN, "all in colour", "CLIP full", COST))
         if group != SINGLE:
             _print_table(results, equal_cost(own, group), None)
 

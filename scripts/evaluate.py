@@ -25,6 +25,7 @@ from ..explain.check import embedded_comparer, speaks_like_embedded
 from ..explain.comparing import Comparer
 from ..explain.evaluation.run import launched
 from ..guidance import find_spans
+from ..pipelines.choices import host_for
 from .evaluate_settings import EMBEDDED_DEFAULTS, REAL_DEFAULTS, EvaluateSettings
 from .generate import load
 from .loading import load_model, load_processor
@@ -162,10 +163,9 @@ def _prompts(settings: EvaluateSettings, embedded: bool) -> tuple[Prompt, ...]:
 
 
 def _check_words(pipe: Any, prompts: Sequence[Prompt]) -> None:
-    """Find every word before anything is drawn, where one tokenizer says how the pipeline reads."""
-    if getattr(pipe, "tokenizer", None) is not None:
-        for prompt in prompts:
-            find_spans(pipe.tokenizer, prompt.text, prompt.subjects)
+    """Find every word before anything is drawn, as the pipeline will read it."""
+    for prompt in prompts:
+        find_spans(host_for(pipe, prompt.text).tokenizer, prompt.text, prompt.subjects)
 
 
 def _comparing(
