@@ -114,7 +114,7 @@ WAYS: Final[Mapping[str, Way]] = {
     "guided-checkpointed": Way("guided, no refinement, gradient checkpointing on", guided_again),
     "refined": Way("guided, with refinement", refined, moves=lambda load: load.moves),
     "heeded": Way(
-        "the default, all words heeded from the first step on",
+        "the default on its own schedule, all words heeded from the first step on",
         heeded,
         gaze=lambda: heeding(token_positions()),
         counted_only=True,

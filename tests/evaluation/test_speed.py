@@ -22,7 +22,7 @@ from speed_shapes import TINY
 @pytest.fixture(scope="module")
 def stable_diffusion_1():
     """Of two steps one is guided, as 25 of 50 are."""
-    ways = ("plain", "guided", "guided-down", "refined", "diffusers")
+    ways = ("plain", "guided", "guided-down", "guided-checkpointed", "refined", "diffusers")
     return {cost.way: cost for cost in count(SHAPES["sd15"], ways, steps=2)}
 
 
@@ -44,6 +44,8 @@ def test_guidance_fits_into_the_memory_of_plain_sampling(stable_diffusion_1):
     plain = costs["plain"].bytes
     assert 1.05 < costs["guided"].bytes / plain <= 1.35
     assert costs["guided-down"].bytes / plain <= 1.1
+    assert costs["guided-checkpointed"].bytes / plain <= 1.05
+    assert costs["guided-checkpointed"].amount > costs["guided"].amount
     assert costs["diffusers"].bytes / plain > 2
 
 
