@@ -178,9 +178,11 @@ def _key(row: Row) -> tuple[str, str, int]:
 
 
 def _read(file: Path) -> list[Row]:
+    """The rows of a file, none twice, though two processes may have drawn the same image."""
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+    return list({_key(row): row for row in rows}.values())
 
 
 def _check_settings(rows: Sequence[Row], settings: Mapping[str, dict[str, Any]], file: Path) -> None:

@@ -182,12 +182,12 @@ def _peak_sums(binding: Loss) -> dict[str, Named]:
         ),
         "peak-more": Named("`peak-enough`, where more attention is wanted", _sum(peak, MORE)),
         "peak-iou": Named(
-            "`attention_peak`, words at different places",
-            _sum({attention_peak: 1.0, intersection_over_union: 0.3}),
+            "`peak-more`, words at different places",
+            _sum({attention_peak: 1.0, intersection_over_union: 0.3}, MORE),
         ),
         "peak-syngen": Named(
-            "`attention_peak`, modifiers where their noun is and no other word",
-            _sum({attention_peak: 1.0, binding: 0.3}),
+            "`peak-more`, modifiers where their noun is and no other word",
+            _sum({attention_peak: 1.0, binding: 0.3}, MORE),
         ),
     }
 

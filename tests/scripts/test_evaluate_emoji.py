@@ -96,6 +96,19 @@ def test_rows_are_kept_and_only_what_is_missing_is_drawn(offline: StableDiffusio
         CliRunner().invoke(app, [*arguments, "--redo", "plain"], catch_exceptions=False)
 
 
+def test_a_row_that_two_processes_wrote_counts_once(offline: StableDiffusionPipeline, tmp_path: Path):
+    arguments = [*"run --limit 1 --seeds 1 --steps 5 --method plain".split(), "--out", str(tmp_path)]
+    CliRunner().invoke(app, arguments)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(rows.read_text() * 2)
+
+    CliRunner().invoke(app, arguments)
+
+    assert "n 1 |" in (tmp_path / "tables.md").read_text()
+    assert "n 2" in (tmp_path / "tables.md").read_text(), "all pairs: one held out, one seen"
+    assert "n 4" not in (tmp_path / "tables.md").read_text()
+
+
 def test_rows_of_other_settings_are_not_mixed(offline: StableDiffusionPipeline, tmp_path: Path):
     arguments = [*"run --limit 1 --seeds 1 --method plain".split(), "--out", str(tmp_path), "--steps"]
     CliRunner().invoke(app, [*arguments, "5"])
