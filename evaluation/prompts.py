@@ -148,7 +148,7 @@ def from_line(line: str) -> Prompt:
 
 def _content(text: str) -> tuple[str, ...]:
     """Each content word once, with the colour that stands before it."""
-    found = {}
+    found: dict[str, str] = {}
     for word in content_words(text):
         before = text[: word.start].split()
         colour = f"{before[-1]} " if before and folded(before[-1]) in COLOURS else ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from PIL.Image import Image
 
 from ..emoji import load_judge
 from ..evaluation.comparison import compare
@@ -20,7 +20,7 @@ from ..evaluation.likeness import TEMPLATES, Captioner, Likeness, captioner, jud
 from ..evaluation.methods import Method, Setting, named
 from ..evaluation.prompts import EMBEDDED, REAL, Prompt, read_prompts
 from ..evaluation.rows import Evaluation, Watch
-from ..explain import InputError, check
+from ..explain import InputError, Verdict, check
 from ..explain.check import embedded_comparer, speaks_like_embedded
 from ..explain.comparing import Comparer
 from ..explain.evaluation.run import launched
@@ -177,14 +177,18 @@ def _comparing(
         model = _loaded("--check-model", settings.check_model, device, dtype)
         processor = load_processor(settings.check_model, texts=True)
         comparer, name = Comparer(model, processor), Path(settings.check_model).name
-        checker: Checker = partial(check, model=model, processor=processor, relevance=False)
+        asked: dict[str, Any] = {"model": model, "processor": processor}
     elif embedded:
         comparer, name = embedded_comparer(device, dtype), "the embedded CLIP"
-        checker = partial(check, device=device, dtype=dtype, relevance=False)
+        asked = {"device": device, "dtype": dtype}
     else:
         if settings.captioner is not None or settings.templates is not None:
             raise UsageError("--captioner and --templates need --check-model, the CLIP that compares texts")
         return None, None
+
+    def checker(images: list[Image], words: list[list[str]], *, prompt: list[str]) -> list[Verdict]:
+        return check(images, words, prompt=prompt, relevance=False, **asked)
+
     return checker, Likeness(comparer, name, _templates(settings), _captioner(settings, dtype))
 
 
