@@ -43,9 +43,7 @@ from ..guidance.losses import (
 EARLY: Final = Schedule({}, until=0.2)
 """One move in each of the first fifth of the steps."""
 ENOUGH: Final = Schedule({}, until=0.52, enough={0.0: 0.35, 0.368: 0.58})
-"""A move in half of the steps, for images in which a word had less attention at the step before."""
-MORE: Final = Schedule({}, until=0.52, enough={0.0: 0.42, 0.32: 0.66})
-"""The same, where more attention is wanted."""
+"""As the default's, but content with less attention."""
 SCHEDULE: Final = Schedule({}, until=0.44)
 """One move in each of the first 11 of 25 steps: a quarter more than plain sampling, where a probe with its
 gradient costs 1.14 forwards and a step two."""
@@ -174,20 +172,17 @@ def _sums() -> dict[str, Named]:
 
 
 def _peak_sums(binding: Loss) -> dict[str, Named]:
-    peak = {attention_peak: 1.0}
+    peak, neglected = {attention_peak: 1.0}, AttendAndExcite().schedule
     return {
         "peak-early": Named("`attention_peak` in the first fifth of the steps only", _sum(peak, EARLY)),
-        "peak-enough": Named(
-            "`attention_peak` for the neglected only, see `Schedule.enough`", _sum(peak, ENOUGH)
-        ),
-        "peak-more": Named("`peak-enough`, where more attention is wanted", _sum(peak, MORE)),
+        "peak-enough": Named("the default, content with less attention", _sum(peak, ENOUGH)),
         "peak-iou": Named(
-            "`peak-more`, words at different places",
-            _sum({attention_peak: 1.0, intersection_over_union: 0.3}, MORE),
+            "the default, words at different places",
+            _sum({attention_peak: 1.0, intersection_over_union: 0.3}, neglected),
         ),
         "peak-syngen": Named(
-            "`peak-more`, modifiers where their noun is and no other word",
-            _sum({attention_peak: 1.0, binding: 0.3}, MORE),
+            "the default, modifiers where their noun is and no other word",
+            _sum({attention_peak: 1.0, binding: 0.3}, neglected),
         ),
     }
 
@@ -212,7 +207,16 @@ def _started(start: Rectify | OptimisedNoise) -> Callable[[Sequence[Asked]], Obj
 
 def _presets() -> dict[str, Named]:
     return {
-        "default": Named("heedful's default", lambda prompts: AttendAndExcite(words_of(prompts))),
+        "default": Named(
+            "heedful's default: `attention_peak`, for the neglected only",
+            lambda prompts: AttendAndExcite(words_of(prompts)),
+        ),
+        "refined": Named(
+            "Attend-and-Excite corrected: its loss, refined at the paper's points",
+            lambda prompts: AttendAndExcite(
+                words_of(prompts), reading="softmax", reduction="max", schedule=Schedule()
+            ),
+        ),
         "paper": Named(
             "Attend-and-Excite as published, for Stable Diffusion 1 and 50 steps",
             lambda prompts: AttendAndExcite.paper(words=words_of(prompts)),
