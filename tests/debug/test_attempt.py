@@ -15,7 +15,7 @@ from heedful.debug.attempt import Attempt, AttemptError, AttemptSettings, Cancel
 from heedful.debug.errors import DebugError
 from heedful.emoji import load_pipeline
 from heedful.explain.verdict import Verdict, WordVerdict
-from heedful.guidance import AttendAndExcite, GuidanceError
+from heedful.guidance import AttendAndExcite, GuidanceError, Schedule
 from heedful.scripts import generate as command
 from heedful.scripts.cli import app
 from hypothesis import given
@@ -32,8 +32,11 @@ WORDS = TEXTS.filter(lambda word: word.strip() and "," not in word)
 
 @pytest.fixture(autouse=True)
 def few_moves(monkeypatch):
-    """Two refinements do for a model whose weights are random, and take a tenth of the time."""
-    monkeypatch.setattr("heedful.debug.attempt.AttendAndExcite", partial(AttendAndExcite, max_refinements=2))
+    """With the paper's points of refinement; two do for a model whose weights are random."""
+    refining = partial(
+        AttendAndExcite, schedule=Schedule(), reading="softmax", reduction="max", max_refinements=2
+    )
+    monkeypatch.setattr("heedful.debug.attempt.AttendAndExcite", refining)
 
 
 @pytest.fixture(scope="module")
