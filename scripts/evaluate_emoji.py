@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,7 +108,10 @@ def tune(
 def losses(
     methods: Annotated[list[str] | None, typer.Option("--method", help="one of them; repeat it")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="images a held-out pair; 36 pairs")] = 6,
-    best: Annotated[int, typer.Option(min=0, help="so many of the best are tried on further prompts")] = 5,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(help="one tried on three subjects and colours too, default the best five; repeat it"),
+    ] = None,
     three: Annotated[int, typer.Option(min=0, help="images a prompt of three subjects; 36 prompts")] = 3,
     coloured: Annotated[int, typer.Option(min=0, help="images a prompt with colours only; 22 prompts")] = 3,
     limit: Annotated[int | None, typer.Option(help="at most so many prompts a set, for a quick look")] = None,
@@ -124,26 +128,24 @@ def losses(
 ) -> None:
     """Compare losses, sums of them and starts on held-out pairs; the best also on three subjects and colours.
 
-    With the defaults 216 images a method, and 174 more for plain sampling and the best five. For what is
-    published: `--write docs/losses.md --plot docs/pictures/losses.png`. The same command goes on.
+    With the defaults 216 images a method, and 174 more for plain sampling and the best five. With `--write
+    docs/losses.md --plot docs/pictures/losses.png` it makes what is published. The same command goes on.
     """
     from heedful.emoji.prompts import coloured_prompts, held_out_prompts, three_subject_prompts
     from heedful.scripts import losses_plot, losses_table
-    from heedful.scripts.emoji_methods import title
 
     names = _known(methods or _compared())
-    setting, machine = (
-        _setting(steps, guidance_scale, 2.0, False),
-        Machine(model, device, batch_size, threads),
-    )
+    setting = _setting(steps, guidance_scale, 2.0, False)
+    machine = Machine(model, device, batch_size, threads)
     tasks = tasks_of(names, {"held-out": held_out_prompts()}, range(seeds), limit)
     rows = carry_out(tasks, setting, out, machine, _known(redo or ()))
-    finalists = [name for name in names if name == "plain"] + losses_table.ranked(rows, names, best)
+    best = _known(further or losses_table.ranked(rows, names, 5))
+    finalists = list(dict.fromkeys([*(name for name in names if name == "plain"), *best]))
     more = tasks_of(finalists, {"three": three_subject_prompts()}, range(three), limit)
     more += tasks_of(finalists, {"coloured": coloured_prompts()}, range(coloured), limit)
     rows += carry_out(more, setting, out, machine)
-    told = {"steps": f"{steps}", "guidance scale": f"{guidance_scale:g}", "device": device}
-    text = losses_table.report(rows, {name: title(name) for name in names}, "default", told)
+    told = {"steps": f"{steps}", "guidance scale": f"{guidance_scale:g}", "device": device, **_versions()}
+    text = losses_table.report(rows, {name: _about(name) for name in names}, "default", told)
     (out / "tables.md").write_text(text + "\n", encoding="utf-8")
     console.print(Markdown(text))
     if plot is not None:
@@ -151,6 +153,17 @@ def losses(
         losses_plot.save(losses_plot.frontier(held_out, names), plot)
     if write is not None:
         figures.write_between_marks(write, text, losses_table.MARKS)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "diffusers")}
+
+
+def _about(name: str) -> str:
+    from heedful.scripts.emoji_methods import title
+    from heedful.scripts.objectives import OBJECTIVES
+
+    return OBJECTIVES[name].about if name in OBJECTIVES else title(name)
 
 
 def _compared() -> list[str]:

@@ -48,6 +48,7 @@ def main_table(rows: Sequence[Row], titles: Mapping[str, str], default: str) -> 
         "all subjects seen, %": lambda name, mine: share(mine, "all_seen"),
         "against plain, points": lambda name, mine: _difference(own, name, PLAIN),
         f"against `{default}`, points": lambda name, mine: _difference(own, name, default),
+        "and nothing else, %": lambda name, mine: share(mine, "exact"),
         **_COLOURS,
         "UNet forwards": lambda name, mine: f"{fmean(row['forwards'] for row in mine):.1f}",
     }

@@ -147,7 +147,7 @@ def test_losses_are_compared_and_the_best_drawn_on_further_prompts(
 ):
     document, picture = tmp_path / "losses.md", tmp_path / "plot.png"
     document.write_text("\n".join(MARKS))
-    few = "losses --limit 1 --seeds 1 --three 1 --coloured 1 --best 1 --steps 5"
+    few = "losses --limit 1 --seeds 1 --three 1 --coloured 1 --steps 5"
     arguments = [*few.split(), "--method", "plain", "--method", "attention_peak"]
 
     result = CliRunner().invoke(
