@@ -20,7 +20,8 @@ def row(
     seen, labels = {"cat": True, "bow": bow}, {"cat": True, "red bow": red}
     return {
         "method": method, "prompt": "a cat and a red bow", "seed": seed, "set": group, "seen": seen,
-        "in_colour": labels, "all_seen": bow, "all_in_colour": bow and red, "exact": bow, "forwards": 50.0, **given,
+        "in_colour": labels, "all_seen": bow, "all_in_colour": bow and red, "exact": bow,
+        "forwards": 50.0, **given,
     }  # fmt: skip
 
 
