@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from heedful.emoji import Judge
     from heedful.emoji.prompts import Prompt
 
-    from .emoji_methods import Prices, Setting
+    from ..evaluation import Prices
+    from .emoji_methods import Setting
 
 console = Console()
 
@@ -105,12 +106,13 @@ def _draw_and_judge(tasks: Sequence[Task], setting: Setting, out: Path, machine:
     import torch
     from heedful.emoji import load_judge
 
-    from .emoji_methods import Prices, load, title
+    from ..evaluation import Prices
+    from .emoji_methods import load, title
 
     if machine.threads:
         torch.set_num_threads(machine.threads)
     judge, pipe = load_judge(machine.device), load(machine.model, machine.device)
-    prices = Prices.measure(pipe)
+    prices = Prices.measure(pipe, guidance_scale=5.0, output_type="np")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         for method in dict.fromkeys(task.method for task in tasks):
@@ -129,7 +131,8 @@ def _batch_rows(
     batch: Sequence[Task],
     folder: Path,
 ) -> Iterator[Row]:
-    from .emoji_methods import Operations, drawer, seeded
+    from ..evaluation import Operations
+    from .emoji_methods import drawer, seeded
 
     began = time.perf_counter()
     with Operations() as counted:

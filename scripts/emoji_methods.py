@@ -18,8 +18,6 @@ from heedful.guidance import AttendAndExcite, Objective, guide
 from heedful.guidance.tokens import find_spans
 from heedful.scripts.objectives import OBJECTIVES, objective
 from PIL.Image import Image
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 RESOLUTION: Final = (8, 8)
 """The grid that diffusers' Attend-and-Excite is told to read; here the one that follows the words."""
@@ -148,64 +146,6 @@ def load(model: Path | None, device: str) -> StableDiffusionPipeline:
 def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
     """One generator an image, so that no image depends on its batch; on the CPU, the same for any device."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations of matrix products, convolutions and attention, those of the backward too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        packet = func._overloadpacket
-        if packet in flop_registry:
-            self.total += flop_registry[packet](*args, **kwargs, out_val=result)
-        elif "scaled_dot_product_flash_attention_for_cpu" in str(
-            packet
-        ):  # torch has no formula for these two
-            backward = "backward" in str(packet)
-            query, key, value = args[1:4] if backward else args[:3]
-            forward = sdpa_flop_count(query.shape, key.shape, value.shape)
-            self.total += forward * 5 // 2 if backward else forward
-        return result
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Counted operations: of one UNet forward of one image, and of all that each image needs besides."""
-
-    forward: float
-    besides: float
-
-    def forwards(self, operations: float, images: int) -> float:
-        """How many UNet forwards an image cost, text encoder and autoencoder apart."""
-        return (operations / images - self.besides) / self.forward
-
-    @classmethod
-    def measure(cls, pipe: StableDiffusionPipeline) -> Prices:
-        """Count one step of one plain image: two forwards (with and without text) and the rest."""
-        unet: list[float] = []
-        with Operations() as counted:
-            before = pipe.unet.register_forward_pre_hook(lambda *_: unet.append(-counted.total))
-            after = pipe.unet.register_forward_hook(lambda *_: unet.append(counted.total))
-            try:
-                pipe(
-                    "a cat",
-                    num_inference_steps=1,
-                    guidance_scale=5.0,
-                    output_type="np",
-                    generator=seeded([0]),
-                )
-            finally:
-                before.remove()
-                after.remove()
-        inside = sum(unet)
-        return cls(inside / len(unet), counted.total - inside)
 
 
 def _common(setting: Setting) -> dict[str, Any]:

@@ -149,7 +149,5 @@ CONTROLS: dict[str, type[Host]] = {
     "StableDiffusionXLControlNetUnionPipeline": StableDiffusionXLControlNet,
     "StableDiffusionXLControlNetUnionImg2ImgPipeline": StableDiffusionXLControlNet,
     "StableDiffusionXLControlNetUnionInpaintPipeline": StableDiffusionXLControlNetInpainting,
-    "StableDiffusionAdapterPipeline": Host,
-    "StableDiffusionXLAdapterPipeline": StableDiffusionXL,
 }
-"""By the class name of a pipeline; what an adapter says is of its image alone, so that it is never stale."""
+"""By the class name of a pipeline."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..attach import lend
 from ..calls import prompts_of
 from ..denoiser import DenoiserCall
 from ..joined import JoinedTokenizer, Stretch
@@ -18,6 +16,7 @@ from ..joint import Depth
 from ..layers import Grid
 from .base import Host, first_number
 from .sd3 import SD3Call, TransformerHost
+from .unets import MaskSeen
 
 
 class FluxCall(SD3Call):
@@ -122,23 +121,10 @@ class FluxHost(TransformerHost):
         return None if found == named["hidden_states"].shape[-1] else found
 
 
-class FluxInpainting(FluxHost):
-    """What lies outside the mask is overwritten after each step, so latents are moved inside only."""
+class FluxInpainting(MaskSeen, FluxHost):
+    """What lies outside the mask, which is packed as latents are, is overwritten after each step."""
 
-    _mask: Tensor | None = None
     _seen: FluxCall | None = None
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """The mask is seen where the pipeline makes it, packed as latents are."""
-
-        def seen(inherited: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any:
-            found = inherited(*args, **kwargs)
-            self._mask = found[0]
-            return found
-
-        with super().attached(), lend(self.pipe, prepare_mask_latents=seen):
-            yield
 
     def call(self, named: Mapping[str, Any]) -> DenoiserCall:
         """A call of the transformer; it knows how the mask is packed."""

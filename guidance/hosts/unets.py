@@ -34,11 +34,8 @@ class WithFurtherChannels(Host):
         return latents if named[self.call_type.sample_name].shape[1] > latents else None
 
 
-class Inpainting(WithFurtherChannels):
-    """What lies outside the mask stays: a model of 9 channels sees the mask, one of 4 does not.
-
-    With 4 channels everything outside is overwritten after each step, so latents are moved inside only.
-    """
+class MaskSeen(Host):
+    """A pipeline that makes a mask of its own in the latents' size."""
 
     _mask: Tensor | None = None
 
@@ -53,6 +50,13 @@ class Inpainting(WithFurtherChannels):
 
         with super().attached(), lend(self.pipe, prepare_mask_latents=seen):
             yield
+
+
+class Inpainting(MaskSeen, WithFurtherChannels):
+    """What lies outside the mask stays: a model of 9 channels sees the mask, one of 4 does not.
+
+    With 4 channels everything outside is overwritten after each step, so latents are moved inside only.
+    """
 
     def movable(self) -> Tensor | None:
         """The inside of the mask, where only that is kept."""

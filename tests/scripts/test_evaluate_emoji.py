@@ -13,9 +13,10 @@ from diffusers import StableDiffusionPipeline
 from heedful.emoji import Sighting
 from heedful.emoji.prompts import Prompt, single_prompts
 from heedful.emoji.vocabulary import LABELS
+from heedful.evaluation import Operations, Prices
 from heedful.scripts import emoji_methods
 from heedful.scripts.emoji_figures import BEGIN, END
-from heedful.scripts.emoji_methods import METHODS, TITLES, Operations, Prices, Setting, seeded, title
+from heedful.scripts.emoji_methods import METHODS, TITLES, Setting, seeded, title
 from heedful.scripts.evaluate_emoji import METHODS as NAMES
 from heedful.scripts.evaluate_emoji import app
 from heedful.scripts.losses_table import MARKS
@@ -54,7 +55,7 @@ def test_the_methods_of_the_command_are_those_that_there_are():
 
 
 def test_plain_sampling_costs_two_forwards_a_step_whatever_the_batch(tiny_pipeline: StableDiffusionPipeline):
-    prices = Prices.measure(tiny_pipeline)
+    prices = Prices.measure(tiny_pipeline, guidance_scale=5.0, output_type="np")
     for batch in ([PAIR], [PAIR, CAT, CAT]):
         with Operations() as counted:
             METHODS["plain"](tiny_pipeline, SETTING, batch, seeded(range(len(batch))))
@@ -63,7 +64,7 @@ def test_plain_sampling_costs_two_forwards_a_step_whatever_the_batch(tiny_pipeli
 
 
 def test_the_parity_preset_draws_what_diffusers_draws_for_less(tiny_pipeline: StableDiffusionPipeline):
-    prices = Prices.measure(tiny_pipeline)
+    prices = Prices.measure(tiny_pipeline, guidance_scale=5.0, output_type="np")
     drawn, cost = {}, {}
     for method in ("plain", "diffusers", "paper"):
         with Operations() as counted:
