@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,14 @@ def two_processes(act: Callable[[], object]) -> list[int]:
         port = free.getsockname()[1]
     children = [_forked(act, rank, port) for rank in range(2)]
     codes: dict[int, int] = {}
-    while len(codes) < 2:
-        ended, status = os.wait()
-        codes[ended] = os.waitstatus_to_exitcode(status)
-        if codes[ended] and len(codes) < 2:
-            os.kill(next(child for child in children if child not in codes), signal.SIGKILL)
+    while running := [child for child in children if child not in codes]:
+        for child in running:  # these two alone: the suite may have other children
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                codes[child] = os.waitstatus_to_exitcode(status)
+            elif any(codes.values()):
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
     return [codes[child] for child in children]
 
 
