@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from evaluating import PROMPTS, NoisePipeline, brighter, evaluation
 from heedful.evaluation import EvaluationError
 from heedful.evaluation.comparison import compare
@@ -157,6 +158,7 @@ def _forked(act: Callable[[], object], rank: int, port: int) -> int:
             "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
         }  # fmt: skip
+        PartialState._reset_state()  # an earlier test may have found itself alone
         act()
         code = 0
     finally:
