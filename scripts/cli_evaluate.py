@@ -189,10 +189,11 @@ def _carry_out(settings: EvaluateSettings, out: Path, write: Path | None) -> Non
     from ..evaluation import page
     from . import evaluate as work
     from .emoji_figures import write_between_marks
+    from .machine import is_first
     from .results import make_folder
 
     make_folder(out)
-    settings, first = work.resolve(settings), work.is_first()
+    settings, first = work.resolve(settings), is_first()
     chosen = work.methods(settings)
     with Console(stderr=True).status("loading"):
         evaluation = work.prepare(settings, out)

@@ -145,11 +145,12 @@ def _carry_out(settings: MethodsSettings, out: Path, write: Path | None) -> None
     quieten()
     from . import explain_methods as work
     from . import methods_results as left
+    from .machine import is_first
     from .methods_summary import summary
     from .results import make_folder
 
     make_folder(out)
-    settings, first = work.resolve(settings), work.is_first()
+    settings, first = work.resolve(settings), is_first()
     summaries = []
     for task in work.tasks(settings):
         if first:

@@ -23,20 +23,14 @@ from ..evaluation.rows import Evaluation, Watch
 from ..explain import InputError, Verdict, check
 from ..explain.check import embedded_comparer, speaks_like_embedded
 from ..explain.comparing import Comparer
-from ..explain.evaluation.run import launched
 from ..guidance import find_spans
 from ..pipelines.choices import host_for
 from .evaluate_settings import EMBEDDED_DEFAULTS, REAL_DEFAULTS, EvaluateSettings
 from .generate import load
 from .loading import load_model, load_processor
-from .machine import choose
+from .machine import choose_here
 from .objectives import OBJECTIVES
 from .settings import GenerateSettings, Request, UsageError
-
-
-def is_first() -> bool:
-    """Whether this process is the one that prints and writes; alone it always is."""
-    return launched().process_index == 0
 
 
 def objectives() -> dict[str, str]:
@@ -60,10 +54,7 @@ def resolve(settings: EvaluateSettings) -> EvaluateSettings:
     Raises:
         UsageError: a device that is not there, or float16 on a CPU.
     """
-    state, device = launched(), settings.device
-    if device is None and state.num_processes > 1:
-        device = str(getattr(state, "device", "cpu"))
-    device, dtype = choose(device, settings.dtype)
+    device, dtype = choose_here(settings.device, settings.dtype)
     return replace(settings, device=device, dtype=dtype)
 
 
@@ -255,4 +246,4 @@ def _loaded(option: str, name: str, device: str, dtype: torch.dtype) -> Any:
         raise UsageError(str(problem).replace("--model takes", f"{option} takes")) from problem
 
 
-__all__ = ["EvaluationError", "carry_out", "is_first", "methods", "objectives", "prepare", "resolve"]
+__all__ = ["EvaluationError", "carry_out", "methods", "objectives", "prepare", "resolve"]

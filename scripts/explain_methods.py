@@ -11,10 +11,10 @@ import torch
 from ..explain.errors import InputError
 from ..explain.evaluation.choice import ABLATIONS, Method, all_methods
 from ..explain.evaluation.records import Record
-from ..explain.evaluation.run import Progress, launched
+from ..explain.evaluation.run import Progress
 from ..explain.evaluation.study import Study
 from ..explain.evaluation.table import Table
-from .machine import choose
+from .machine import choose_here
 from .methods_settings import ALL, QUICK_COUNT, MethodsSettings
 from .settings import UsageError
 from .studies import builder
@@ -37,21 +37,13 @@ class Outcome:
     tables: Mapping[str, Table]
 
 
-def is_first() -> bool:
-    """Whether this process is the one that prints and writes; alone it always is."""
-    return launched().process_index == 0
-
-
 def resolve(settings: MethodsSettings) -> MethodsSettings:
     """The settings with a device and a type; of several processes on GPUs each takes its own.
 
     Raises:
         UsageError: a device that is not there, or float16 on a CPU.
     """
-    state, device = launched(), settings.device
-    if device is None and state.num_processes > 1:
-        device = str(getattr(state, "device", "cpu"))
-    device, dtype = choose(device, settings.dtype)
+    device, dtype = choose_here(settings.device, settings.dtype)
     return replace(settings, device=device, dtype=dtype)
 
 

@@ -20,6 +20,27 @@ def choose(device: str | None, dtype: str | None) -> tuple[str, str]:
     return device, dtype or ("float16" if kind == "cuda" else "float32")
 
 
+def choose_here(device: str | None, dtype: str | None) -> tuple[str, str]:
+    """The same for this process; of several that were launched on GPUs each takes its own.
+
+    Raises:
+        UsageError: as `choose`.
+    """
+    from ..explain.evaluation.run import launched  # most commands run alone, and need not wait for it
+
+    state = launched()
+    if device is None and state.num_processes > 1:
+        device = str(getattr(state, "device", "cpu"))
+    return choose(device, dtype)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes; alone it always is."""
+    from ..explain.evaluation.run import launched
+
+    return launched().process_index == 0
+
+
 def _kind(device: str) -> str:
     try:
         kind = torch.device(device).type

@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
+from heedful.guidance.denoiser import is_probed
 from hosting import Case
 from tiny_transformers import tiny_flux, tiny_sd3
 from torch import Tensor, nn
@@ -225,3 +226,22 @@ FURTHER = [
     ),
 ]
 """Those that work as one of `CASES` does, of which a few things are asked."""
+
+
+def inputs_of(pipe, run):
+    """The hidden states that the transformer works on in the pipeline's own calls."""
+    seen = []
+
+    def watch(module, args):
+        if not is_probed(pipe.transformer):
+            seen.append(args[0].clone())
+
+    first = (
+        pipe.transformer.x_embedder if hasattr(pipe.transformer, "x_embedder") else pipe.transformer.pos_embed
+    )
+    hook = first.register_forward_pre_hook(watch)
+    try:
+        run()
+    finally:
+        hook.remove()
+    return seen

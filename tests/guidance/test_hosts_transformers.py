@@ -1,4 +1,4 @@
-"""What is particular to transformers: joint attention, layers by depth, several calls a step, packing."""
+"""What is particular to transformers: joint attention, layers by depth, several calls a step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from heedful.guidance import (
     guide,
     record,
 )
-from heedful.guidance.denoiser import is_probed
 from heedful.guidance.hosts import HOSTS, host_of
-from heedful.guidance.hosts.flux import FluxCall, FluxHost
+from heedful.guidance.hosts.flux import FluxHost
 from heedful.guidance.hosts.sd3 import SD3Host
 from heedful.guidance.joint import joint_layers, native_attention
 from heedful.guidance.layers import Layer
@@ -30,8 +29,7 @@ from heedful.guidance.losses import overlap, self_attention_conflict
 from heedful.guidance.maps import AttentionMaps
 from heedful.guidance.processors import part_of, probabilities
 from hosting import PROMPT, Case, layer_calls, state
-from hypothesis import given
-from hypothesis import strategies as st
+from hosting_transformers import inputs_of
 from tiny_transformers import tiny_flux, tiny_sd3
 from torch import nn
 
@@ -53,25 +51,6 @@ def flux():
 
 def pipe_of(case, request):
     return request.getfixturevalue("sd3" if case is SD3 else "flux")
-
-
-def inputs_of(pipe, run):
-    """The hidden states that the transformer works on in the pipeline's own calls."""
-    seen = []
-
-    def watch(module, args):
-        if not is_probed(pipe.transformer):
-            seen.append(args[0].clone())
-
-    first = (
-        pipe.transformer.x_embedder if hasattr(pipe.transformer, "x_embedder") else pipe.transformer.pos_embed
-    )
-    hook = first.register_forward_pre_hook(watch)
-    try:
-        run()
-    finally:
-        hook.remove()
-    return seen
 
 
 def looked_at(case: Case, pipe, objective, **guided):
@@ -219,17 +198,6 @@ def test_skipped_layers_are_guided_on_the_same_latents(sd3):
         assert torch.equal(SD3.run(sd3, **skipping), plain)
 
 
-def test_both_calls_of_true_guidance_get_the_same_latents(flux):
-    with guide(flux, TRUE_FLUX.objective()) as session, record(flux, TRUE_FLUX.words) as recording:
-        calls = inputs_of(flux, lambda: TRUE_FLUX.run(flux))
-    assert len(calls) == 4
-    assert torch.equal(calls[0], calls[1])
-    assert torch.equal(calls[2], calls[3])
-    assert len(session.run.steps) == len(recording.record.steps) == 2
-    unguided = inputs_of(flux, lambda: TRUE_FLUX.run(flux))
-    assert not torch.equal(calls[0], unguided[0])
-
-
 @pytest.mark.parametrize(
     ("texts", "cat"),
     [
@@ -263,15 +231,6 @@ def test_a_word_that_clip_cuts_off_is_guided_by_t5(sd3):
         guide(sd3, AttendAndExcite(words=["frog"])),
     ):
         SD3.run(sd3, long)
-
-
-def test_flux_looks_for_words_in_the_text_that_t5_is_given(flux):
-    with guide(flux, AttendAndExcite(words=["frog"], schedule=ONCE)) as session:
-        FLUX.run(flux, "a dog", prompt_2="a red frog")
-    assert session.run.spans[0][0].indices == (2,)
-    assert session.run.prompts == ("a red frog",)
-    with pytest.raises(TokenNotFoundError, match="dog"), guide(flux, AttendAndExcite(words=["dog"])):
-        FLUX.run(flux, "a dog", prompt_2="a red frog")
 
 
 @pytest.mark.parametrize("case", [SD3, FLUX], ids=["SD3", "Flux"])
@@ -349,42 +308,6 @@ def test_layers_of_the_text_encoder_may_be_skipped(sd3):
         guided = SD3.run(sd3, clip_skip=0)
     assert not torch.equal(guided, SD3.run(sd3, clip_skip=0))
     assert session.run.steps[0].relative_shifts[0] > 0
-
-
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
-def test_packing_is_the_pipelines(batch, channels, height, width):
-    latents = torch.randn(batch, channels, 2 * height, 2 * width)
-    packed = FluxPipeline._pack_latents(latents, batch, channels, 2 * height, 2 * width)
-    ids = FluxPipeline._prepare_latent_image_ids(batch, height, width, "cpu", torch.float32)
-    call = FluxCall(nn.Identity(), {"hidden_states": packed, "img_ids": ids})
-    assert call.grid == (2 * height, 2 * width)
-    assert torch.equal(call.latents, latents)
-    assert torch.equal(call.packed(latents), packed)
-    assert torch.equal(call.moved(call.packed(torch.ones_like(latents)))["hidden_states"], packed + 1)
-
-
-def test_places_are_not_taken_for_rows():
-    """As many images as positions: the tensors of places are not cut with the batch."""
-    ids = FluxPipeline._prepare_latent_image_ids(4, 2, 2, "cpu", torch.float32)
-    named = {"hidden_states": torch.randn(4, 4, 16), "img_ids": ids, "txt_ids": torch.zeros(4, 3)}
-    chosen = FluxCall(nn.Identity(), named).rows(torch.tensor([2]))
-    assert chosen.sample.shape == (1, 4, 16)
-    assert chosen.arguments["img_ids"] is ids
-    assert len(chosen.arguments["txt_ids"]) == 4
-
-
-def test_what_is_no_latents_stays_where_it_is():
-    """A reference image's tokens behind, and further channels of each token, are not moved."""
-    ids = FluxPipeline._prepare_latent_image_ids(1, 2, 3, "cpu", torch.float32)
-    other = ids.clone()
-    other[:, 0] = 1
-    states = torch.randn(1, 12, 24)
-    call = FluxCall(nn.Identity(), {"hidden_states": states, "img_ids": torch.cat([ids, other])}, 1.0, 16)
-    assert call.latents.shape == (1, 4, 4, 6)
-    moved = call.moved(torch.ones(1, 6, 16))["hidden_states"]
-    assert torch.equal(moved[:, :6, :16], states[:, :6, :16] + 1)
-    assert torch.equal(moved[:, :6, 16:], states[:, :6, 16:])
-    assert torch.equal(moved[:, 6:], states[:, 6:])
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "Inpaint" in name])
