@@ -30,6 +30,8 @@ class OwnPass(Recorder):
         watching: whether the call that runs is to be seen.
     """
 
+    insists = False  # what the pipeline's own backend hides is looked at by probes
+
     def __init__(self, call: DenoiserCall, layers: Sequence[Layer], rows: slice) -> None:
         super().__init__(layers, call.grid, call.text_length)
         self.denoiser, self.rows, self.watching = call.module, rows, True
@@ -58,7 +60,8 @@ class Watcher:
 
     Attributes:
         neglected: the numbers of the images that a probe must look at; None for all of them, which is so at
-            the first step, without `Schedule.enough`, and where the pass cannot be watched (compiled code).
+            the first step, without `Schedule.enough`, and where the pass cannot be watched (compiled code, an
+            attention backend of another kind).
         seen: what that pass attended to, an entry an image, with no gradient; None where `neglected` is.
         left_alone: how many guided steps each image was not probed at.
     """
@@ -99,7 +102,7 @@ class Watcher:
         self.close()
         self.neglected = self.seen = None
         enough = self.schedule.enough_at(index, self.host.steps)
-        if self._own is None or not self._own.seen_any or enough is None:
+        if self._own is None or not self._own.complete or enough is None:
             return
         maps, prober = self._own.maps, self.prober
         self._own.forget()

@@ -38,6 +38,8 @@ class Recorder:
         stop: raise `AllRecorded` as soon as the last chosen layer has recorded.
     """
 
+    insists = True  # attention that is not seen is an error
+
     def __init__(
         self, layers: Sequence[Layer], latents_grid: Grid, text_length: int, stop: bool = False
     ) -> None:
@@ -72,9 +74,9 @@ class Recorder:
         )
 
     @property
-    def seen_any(self) -> bool:
-        """Whether any layer has recorded."""
-        return bool(self._recorded)
+    def complete(self) -> bool:
+        """Whether every layer has recorded."""
+        return all(one.name in self._recorded for one in (*self.layers.values(), *self.beside.values()))
 
     def forget(self) -> None:
         """Begin anew, for another pass."""
@@ -283,7 +285,7 @@ def _observed(recorder: Recorder) -> Callable[..., Any]:
         watch = recorder.watch(layer, rows=hidden_states.shape[0])
         with watch, lend(attn, **_eager_observers(watch, _is_xformers(self))):
             output = inherited(attn, hidden_states, *args, **kwargs)
-        if not watch.done:
+        if not watch.done and recorder.insists:
             raise UnsupportedError(
                 f"the attention of {layer.name} was not seen: {type(self).__name__} computes it in a way "
                 "heedful does not know; use the default processor (AttnProcessor2_0), xFormers or sliced "

@@ -77,7 +77,7 @@ def test_what_is_watched_is_the_prompts_own_attention(pipe, monkeypatch):
 
     def spy(self, index):
         own = self._own
-        if own is not None and own.seen_any:
+        if own is not None and own.complete:
             seen.append(span_attention(own.maps, self.prober.spans, self.prober.last)[0])
         judge(self, index)
 
@@ -106,6 +106,17 @@ def test_a_watched_pass_is_given_back(pipe, error):
             handle.remove()
     assert state(pipe) == before
     assert torch.equal(run(pipe), plain)
+
+
+def test_where_the_own_pass_is_not_seen_every_step_is_probed(pipe, monkeypatch):
+    """A backend that a probe replaces hides the pipeline's own attention."""
+    with guide(pipe, objective({})) as session:
+        expected = run(pipe)
+    monkeypatch.setattr("heedful.guidance.own_pass.OwnPass.keys_of", lambda self, layer: -1)
+    with guide(pipe, objective({0.0: 0.0})) as unseen:
+        assert torch.equal(run(pipe), expected)
+    assert unseen.run.probes == session.run.probes == 3
+    assert unseen.run.left_alone == (0,)
 
 
 def test_heights_lie_on_straight_lines_between_their_points():
