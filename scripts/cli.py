@@ -22,6 +22,7 @@ from .cli_debug import debug
 from .cli_evaluate import evaluate
 from .cli_explain import explain
 from .cli_explain_methods import explain_methods
+from .cli_probe import probe
 from .settings import GenerateSettings, Request, UsageError
 from .terminal import clear_errors, quieten
 
@@ -53,6 +54,7 @@ app.command()(explain_methods)
 app.command()(evaluate)
 app.command()(debug)
 app.command()(benchmark)
+app.add_typer(probe, name="probe")
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""What the layers of a model see: attention distance, representations, features, SIFT keypoints."""

@@ -1,0 +1,12 @@
+"""The command `heedful probe`: what the layers of a model see, a subcommand for each way of asking."""
+
+from __future__ import annotations
+
+import typer
+
+probe = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Ask the layers of a vision transformer what they see.",
+)
