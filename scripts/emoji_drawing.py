@@ -168,8 +168,8 @@ def _batches(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
 
 
 def _settings(setting: Setting, machine: Machine, method: str) -> dict[str, Any]:
+    from ..evaluation.objectives import OBJECTIVES
     from .emoji_methods import METHODS
-    from .objectives import OBJECTIVES
 
     told = {**asdict(setting), "model": str(machine.model or "embedded")}
     by_name = method in OBJECTIVES and method not in METHODS

@@ -14,9 +14,9 @@ from diffusers import StableDiffusionPipeline
 from heedful.emoji import load_pipeline
 from heedful.emoji.models import default_dtype
 from heedful.emoji.prompts import Prompt
+from heedful.evaluation.objectives import OBJECTIVES, objective
 from heedful.guidance import AttendAndExcite, Objective, guide
 from heedful.guidance.tokens import find_spans
-from heedful.scripts.objectives import OBJECTIVES, objective
 from PIL.Image import Image
 
 RESOLUTION: Final = (8, 8)

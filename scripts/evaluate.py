@@ -18,6 +18,7 @@ from ..evaluation.eyes import Checker, CheckEyes, DetectorEyes, Eyes, JudgeEyes
 from ..evaluation.figures import Results
 from ..evaluation.likeness import TEMPLATES, Captioner, Likeness, captioner, judge_features
 from ..evaluation.methods import Method, Setting, named
+from ..evaluation.objectives import OBJECTIVES
 from ..evaluation.prompts import EMBEDDED, REAL, Prompt, read_prompts
 from ..evaluation.rows import Evaluation, Watch
 from ..explain import InputError, Verdict, check
@@ -29,7 +30,6 @@ from .evaluate_settings import EMBEDDED_DEFAULTS, REAL_DEFAULTS, EvaluateSetting
 from .generate import load
 from .loading import load_model, load_processor
 from .machine import choose_here
-from .objectives import OBJECTIVES
 from .settings import GenerateSettings, Request, UsageError
 
 

@@ -160,21 +160,21 @@ def _versions() -> dict[str, str]:
 
 
 def _about(name: str) -> str:
+    from heedful.evaluation.objectives import OBJECTIVES
     from heedful.scripts.emoji_methods import title
-    from heedful.scripts.objectives import OBJECTIVES
 
     return OBJECTIVES[name].about if name in OBJECTIVES else title(name)
 
 
 def _compared() -> list[str]:
     """All objectives and plain sampling; the published preset has its place in `run`."""
-    from heedful.scripts.objectives import OBJECTIVES
+    from heedful.evaluation.objectives import OBJECTIVES
 
     return ["plain", *(name for name in OBJECTIVES if name != "paper")]
 
 
 def _known(names: Sequence[str]) -> list[str]:
-    from heedful.scripts.objectives import OBJECTIVES
+    from heedful.evaluation.objectives import OBJECTIVES
 
     known = list(dict.fromkeys([*METHODS, *OBJECTIVES]))
     unknown = [name for name in names if name not in known]

@@ -39,6 +39,7 @@ from ..guidance.losses import (
     taken_by,
     total_variation,
 )
+from .errors import EvaluationError
 
 EARLY: Final = Schedule({}, until=0.2)
 """One move in each of the first fifth of the steps."""
@@ -80,10 +81,10 @@ def objective(name: str, prompts: Sequence[Asked]) -> Objective:
     """The objective of this name, for a batch of these prompts.
 
     Raises:
-        ValueError: a name that there is not; the message has those that there are.
+        EvaluationError: a name that there is not; the message has those that there are.
     """
     if name not in OBJECTIVES:
-        raise ValueError(f"no objective {name!r}; there are: {', '.join(OBJECTIVES)}")
+        raise EvaluationError(f'no objective "{name}"; there are: {", ".join(OBJECTIVES)}')
     return OBJECTIVES[name].make(prompts)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from heedful.emoji.prompts import Prompt
+from heedful.evaluation import EvaluationError
+from heedful.evaluation.objectives import OBJECTIVES, objective, side_by_side
 from heedful.guidance import AttendAndExcite, guide
 from heedful.guidance.losses import LOSSES
-from heedful.scripts.objectives import OBJECTIVES, objective, side_by_side
 from tiny import tiny_pipeline
 
 PAIR = Prompt("a cat and a red bow", (("cat", None), ("bow", "red")), "animal-object")
@@ -45,7 +46,7 @@ def test_each_guides_a_batch_of_which_one_prompt_has_colours(name: str, pipe):
 
 
 def test_an_unknown_name_is_refused_with_the_names_that_there_are():
-    with pytest.raises(ValueError, match="no objective 'magic'; there are: default, refined, paper, a"):
+    with pytest.raises(EvaluationError, match='no objective "magic"; there are: default, refined, paper, a'):
         objective("magic", [PAIR])
 
 
