@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import Float
 
 from .plots import COLOURS, GRAY, INK, empty, png, save, shade, short
+from .probes import Probes
 from .similarity import Similarity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["heatmap", "heatmaps", "lines", "png", "save"]
+__all__ = ["heatmap", "heatmaps", "lines", "png", "probe_lines", "save"]
 
 
 def heatmap(found: Similarity, title: str = "") -> Figure:
@@ -48,6 +49,18 @@ def _matrix(axes: Axes, values: Float[np.ndarray, "first second"], found: Simila
     axes.set_ylabel(found.models[0], fontsize=7)
     axes.set_xlabel(found.models[1], fontsize=7)
     axes.spines[:].set_visible(False)
+
+
+def probe_lines(found: Mapping[str, Probes]) -> Figure:
+    """What linear probes read off each layer, a panel a model, with chance in gray."""
+    panels, layers = {}, {}
+    for title, one in found.items():
+        layers[title] = tuple(dict.fromkeys(name for own in one.accuracy.values() for name in own))
+        panels[title] = {
+            reads: [(each.value, each.low, each.high) for each in own.values()]
+            for reads, own in one.accuracy.items()
+        } | {"chance": [(one.chance,) * 3] * len(layers[title])}
+    return lines(panels, layers, "accuracy of a linear probe")
 
 
 def lines(

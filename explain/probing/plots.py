@@ -1,4 +1,4 @@
-"""matplotlib for the plots of probing: an empty figure without a screen, and small files that stay the same."""
+"""matplotlib for the plots of probing: a figure without a screen, and small files that stay the same."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..relevance import model_name, versions
 from .cka import LEAST, MinibatchCKA, Terms, centred_grams
-from .keeping import read, write
+from .files import read, write
 from .vision import look
 
 FORMAT: Final = "heedful.similarity/1"
