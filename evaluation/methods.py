@@ -12,11 +12,12 @@ from typing import Any, Final
 import torch
 from PIL.Image import Image
 
-from ..guidance import AttendAndExcite, Objective, find_spans, guide
+from ..guidance import AttendAndExcite, find_spans, guide
 from ..guidance.layers import choose, cross_attention_layers
 from ..guidance.results import described
 from ..pipelines.choices import own_size
 from .errors import EvaluationError
+from .objectives import OBJECTIVES, Asked, Maker
 from .prompts import Prompt
 
 PLAIN: Final = "plain"
@@ -33,12 +34,14 @@ class Setting:
         guidance_scale: of classifier-free guidance; None for the pipeline's own.
         size: (width, height) in pixels; None for the model's own.
         paper_step: the paper's `scale_factor`, of diffusers' pipeline and of the parity preset.
+        paper_refine: whether these two refine at the paper's thresholds.
     """
 
     steps: int = 50
     guidance_scale: float | None = None
     size: tuple[int, int] | None = None
     paper_step: float = 20.0
+    paper_refine: bool = True
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -53,7 +56,7 @@ class Setting:
     @property
     def paper(self) -> dict[str, Any]:
         """The paper's arguments, at the same fractions of these steps as in its 50."""
-        heights = {0: 0.05, 10: 0.5, 20: 0.8}
+        heights = {0: 0.05, 10: 0.5, 20: 0.8} if self.paper_refine else {}
         thresholds = {point * self.steps // _PAPER_STEPS: height for point, height in heights.items()}
         return {
             "max_iter_to_alter": self.steps // 2,
@@ -70,10 +73,8 @@ class Drawn:
     moved: tuple[bool | None, ...]
 
 
-Draw = Callable[[Any, Setting, Sequence[Prompt], "list[torch.Generator]"], Drawn]
+Draw = Callable[[Any, Setting, Sequence[Asked], "list[torch.Generator]"], Drawn]
 """Draws a batch: pipeline, setting, prompts, and the noise of each."""
-Maker = Callable[[Sequence[Any]], Objective]
-"""Makes the objective of a batch of prompts, which know their `text` and `subjects`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ class Wordless:
     subjects: tuple[str, ...] = ()
 
 
-def noise_seed(prompt: Prompt, seed: int, candidate: int = 0) -> int:
+def noise_seed(prompt: Asked, seed: int, candidate: int = 0) -> int:
     """The seed of the noise: another for each prompt, seed and candidate, the same for each method."""
     text = f"{prompt.text}|{seed}" + (f"|{candidate}" if candidate else "")
     return zlib.crc32(text.encode())
@@ -134,8 +135,8 @@ def guided(name: str, about: str, make: Maker) -> Method:
     example = make([Prompt("a cat and a frog", ("cat", "frog"))])
     compares = "pairs" in example.needs | example.for_start().needs
 
-    def made(prompts: Sequence[Prompt]) -> Objective:
-        return make([Wordless(one.text) if compares and len(one.labels) == 1 else one for one in prompts])
+    def made(prompts: Sequence[Asked]) -> Objective:
+        return make([Wordless(one.text) if compares and len(one.subjects) == 1 else one for one in prompts])
 
     told = {"objective": described(example)}
     return Method(name, about, partial(_draw_guided, made), told=told, compares=compares)
@@ -143,11 +144,11 @@ def guided(name: str, about: str, make: Maker) -> Method:
 
 def default() -> Method:
     """`AttendAndExcite` told the subjects' names and nothing else."""
-    return guided("default", "heedful, default", _default)
+    return guided("default", "heedful, default", OBJECTIVES["default"].make)
 
 
-def named(name: str, objectives: Mapping[str, tuple[str, Maker]]) -> Method:
-    """A method by its name: one of this file, or guidance by an objective, as (about, maker).
+def named(name: str) -> Method:
+    """A method by its name: one of this file, or guidance by one of `OBJECTIVES`.
 
     Raises:
         EvaluationError: a name that there is not; the message has those that there are.
@@ -155,10 +156,9 @@ def named(name: str, objectives: Mapping[str, tuple[str, Maker]]) -> Method:
     own = {PLAIN: plain, "diffusers": diffusers_pipeline, "paper": parity, "default": default}
     if name in own:
         return own[name]()
-    if name not in objectives:
-        raise EvaluationError(f'no method "{name}"; there are: {", ".join({**own, **objectives})}')
-    about, make = objectives[name]
-    return guided(name, about, make)
+    if name not in OBJECTIVES:
+        raise EvaluationError(f'no method "{name}"; there are: {", ".join({**own, **OBJECTIVES})}')
+    return guided(name, OBJECTIVES[name].about, OBJECTIVES[name].make)
 
 
 def check_method(method: Method, pipe: Any) -> None:
@@ -184,15 +184,13 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def _draw_plain(
-    pipe: Any, setting: Setting, prompts: Sequence[Prompt], noise: list[torch.Generator]
-) -> Drawn:
+def _draw_plain(pipe: Any, setting: Setting, prompts: Sequence[Asked], noise: list[torch.Generator]) -> Drawn:
     images = pipe([prompt.text for prompt in prompts], generator=noise, **setting.arguments).images
     return Drawn(images, (False,) * len(images))
 
 
 def _draw_diffusers(
-    pipe: Any, setting: Setting, prompts: Sequence[Prompt], noise: list[torch.Generator]
+    pipe: Any, setting: Setting, prompts: Sequence[Asked], noise: list[torch.Generator]
 ) -> Drawn:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -220,17 +218,15 @@ def _draw_diffusers(
     return Drawn(found, (None,) * len(found))
 
 
-def _draw_paper(
-    pipe: Any, setting: Setting, prompts: Sequence[Prompt], noise: list[torch.Generator]
-) -> Drawn:
-    def make(asked: Sequence[Prompt]) -> Objective:
+def _draw_paper(pipe: Any, setting: Setting, prompts: Sequence[Asked], noise: list[torch.Generator]) -> Drawn:
+    def make(asked: Sequence[Asked]) -> AttendAndExcite:
         return AttendAndExcite.paper(_indices(pipe, asked), **setting.paper)
 
     return _draw_guided(make, pipe, setting, prompts, noise)
 
 
 def _draw_guided(
-    make: Maker, pipe: Any, setting: Setting, prompts: Sequence[Prompt], noise: list[torch.Generator]
+    make: Maker, pipe: Any, setting: Setting, prompts: Sequence[Asked], noise: list[torch.Generator]
 ) -> Drawn:
     with guide(pipe, make(prompts)) as session:
         drawn = _draw_plain(pipe, setting, prompts, noise)
@@ -238,11 +234,7 @@ def _draw_guided(
     return replace(drawn, moved=tuple(shift > 0 for shift in shifts))
 
 
-def _default(prompts: Sequence[Prompt]) -> Objective:
-    return AttendAndExcite(words=[list(prompt.subjects) for prompt in prompts])
-
-
-def _indices(pipe: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
+def _indices(pipe: Any, prompts: Sequence[Asked]) -> list[list[int]]:
     """One token a subject, as the paper has it: the last of a word of several."""
     return [
         [span.indices[-1] for span in find_spans(pipe.tokenizer, prompt.text, prompt.subjects)]
@@ -258,5 +250,8 @@ def _grid(pipe: Any, setting: Setting) -> tuple[int, int]:
 
 
 def told(setting: Setting) -> dict[str, Any]:
-    """The setting in types that JSON knows."""
-    return asdict(setting)
+    """The setting in types that JSON knows; refinement only where there is none, as older rows have it."""
+    found = asdict(setting)
+    if setting.paper_refine:
+        del found["paper_refine"]
+    return found

@@ -64,6 +64,10 @@ class Asked(Protocol):
         """The words that must be heeded, without modifiers."""
 
 
+Maker = Callable[[Sequence[Asked]], Objective]
+"""Makes the objective of a batch of prompts."""
+
+
 @dataclass(frozen=True)
 class Named:
     """An objective by its name.
@@ -74,7 +78,7 @@ class Named:
     """
 
     about: str
-    make: Callable[[Sequence[Asked]], Objective]
+    make: Maker
 
 
 def objective(name: str, prompts: Sequence[Asked]) -> Objective:
@@ -112,7 +116,7 @@ def where_there_are_modifiers(loss: Loss) -> Loss:
     return binding
 
 
-def _sum(losses: Losses, schedule: Schedule = SCHEDULE) -> Callable[[Sequence[Asked]], Objective]:
+def _sum(losses: Losses, schedule: Schedule = SCHEDULE) -> Maker:
     def make(prompts: Sequence[Asked]) -> Objective:
         placed = any("boxes" in required_by(loss) for loss in losses)
         boxes = [side_by_side(prompt) for prompt in prompts] if placed else None
@@ -201,7 +205,7 @@ def _starts() -> dict[str, Named]:
     }
 
 
-def _started(start: Rectify | OptimisedNoise) -> Callable[[Sequence[Asked]], Objective]:
+def _started(start: Rectify | OptimisedNoise) -> Maker:
     never = Schedule({}, until=0.0)
     return lambda prompts: Objective([attend_and_excite], words_of(prompts), schedule=never, start=start)
 

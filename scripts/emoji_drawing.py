@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -48,7 +47,9 @@ class Task:
     @property
     def noise(self) -> int:
         """The seed of the initial noise: another one for each prompt, the same for each method."""
-        return zlib.crc32(f"{self.prompt.text}|{self.seed}".encode())
+        from ..evaluation.methods import noise_seed
+
+        return noise_seed(self.prompt, self.seed)
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,33 @@
-"""The methods that are compared on the emoji world: each draws a batch of prompts, counted in operations."""
+"""The methods compared on the emoji world: those of `heedful.evaluation`, by this world's settings."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import StableDiffusionPipeline
-from heedful.emoji import load_pipeline
 from heedful.emoji.models import default_dtype
-from heedful.emoji.prompts import Prompt
-from heedful.evaluation.objectives import OBJECTIVES, objective
-from heedful.guidance import AttendAndExcite, Objective, guide
-from heedful.guidance.tokens import find_spans
+from heedful.evaluation import methods
+from heedful.evaluation.methods import PLAIN, Method, named
+from heedful.evaluation.objectives import Asked
+from heedful.scripts.loading_pipelines import load_pipeline
 from PIL.Image import Image
 
-RESOLUTION: Final = (8, 8)
-"""The grid that diffusers' Attend-and-Excite is told to read; here the one that follows the words."""
+METHODS: Final = (PLAIN, "diffusers", "paper", "default")
+seeded = methods.generators
 
 
 @dataclass(frozen=True)
 class Setting:
-    """All that decides an image, but the prompt and the seed.
+    """All that decides an image, but the prompt and the seed; rows are kept with these names.
 
     steps: denoising steps.
     guidance_scale: of classifier-free guidance.
     step_size: `scale_factor` of the two Attend-and-Excite of the paper.
-    refine: whether those two refine; their thresholds, 0, 10 and 20 of 50 steps, keep their place in the
-    trajectory.
+    refine: whether those two refine.
     """
 
     steps: int = 25
@@ -40,139 +36,38 @@ class Setting:
     refine: bool = True
 
     @property
-    def paper(self) -> dict[str, Any]:
-        """The paper's arguments for 50 steps, at the same fractions of these."""
-        thresholds = {0: 0.05, self.steps // 5: 0.5, 2 * self.steps // 5: 0.8} if self.refine else {}
-        return {
-            "max_iter_to_alter": self.steps // 2,
-            "thresholds": thresholds,
-            "scale_factor": self.step_size,
-        }
+    def whole(self) -> methods.Setting:
+        """As every method takes it."""
+        return methods.Setting(self.steps, self.guidance_scale, None, self.step_size, self.refine)
 
 
-Draw = Callable[[StableDiffusionPipeline, Setting, Sequence[Prompt], list[torch.Generator]], list[Image]]
-
-
-def plain(
-    pipe: StableDiffusionPipeline, setting: Setting, prompts: Sequence[Prompt], noise: list[torch.Generator]
-) -> list[Image]:
-    """Diffusion as it is."""
-    return pipe([prompt.text for prompt in prompts], generator=noise, **_common(setting)).images
-
-
-def diffusers_attend_and_excite(
-    pipe: StableDiffusionPipeline, setting: Setting, prompts: Sequence[Prompt], noise: list[torch.Generator]
-) -> list[Image]:
-    """The deprecated pipeline of diffusers, told the subjects' tokens and the grid."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from diffusers import StableDiffusionAttendAndExcitePipeline as Deprecated
-
-        names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-        parts = {name: getattr(pipe, name) for name in names}
-        theirs = Deprecated(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
-        theirs.set_progress_bar_config(disable=True)
-        before = pipe.unet.attn_processors
-        try:
-            return theirs(
-                [prompt.text for prompt in prompts],
-                token_indices=[_indices(pipe, prompt) for prompt in prompts],
-                generator=noise,
-                attn_res=RESOLUTION,
-                **_common(setting),
-                **setting.paper,
-            ).images
-        finally:  # it puts them back itself, but not when it fails
-            pipe.unet.set_attn_processor(before)
-
-
-def paper(
-    pipe: StableDiffusionPipeline, setting: Setting, prompts: Sequence[Prompt], noise: list[torch.Generator]
-) -> list[Image]:
-    """Our parity preset: the same tokens and arguments as diffusers' own."""
-    indices = [_indices(pipe, prompt) for prompt in prompts]
-    return _guided(pipe, AttendAndExcite.paper(indices, **setting.paper), setting, prompts, noise)
-
-
-def default(
-    pipe: StableDiffusionPipeline, setting: Setting, prompts: Sequence[Prompt], noise: list[torch.Generator]
-) -> list[Image]:
-    """Our default, told the subjects' names and nothing else."""
-    wanted = AttendAndExcite(words=[list(prompt.subjects) for prompt in prompts])
-    return _guided(pipe, wanted, setting, prompts, noise)
-
-
-METHODS: Final[Mapping[str, Draw]] = {
-    "plain": plain,
-    "diffusers": diffusers_attend_and_excite,
-    "paper": paper,
-    "default": default,
-}
-TITLES: Final = {
-    "plain": "plain sampling",
-    "diffusers": "diffusers' Attend-and-Excite",
-    "paper": "heedful, parity preset",
-    "default": "heedful, default",
-}
+Draw = Callable[[Any, Setting, Sequence[Asked], list[torch.Generator]], list[Image]]
+"""Draws a batch: pipeline, setting, prompts, and the noise of each."""
 
 
 def drawer(method: str) -> Draw:
     """How a method draws: one of `METHODS`, or guidance by an objective of that name."""
-    return METHODS[method] if method in METHODS else partial(_by_objective, method)
+    return partial(_draw, named(method))
+
+
+def plain(pipe: Any, setting: Setting, prompts: Sequence[Asked], noise: list[torch.Generator]) -> list[Image]:
+    """Diffusion as it is."""
+    return drawer(PLAIN)(pipe, setting, prompts, noise)
 
 
 def title(method: str) -> str:
     """What a method is, for a table."""
-    return TITLES[method] if method in TITLES else OBJECTIVES[method].about
+    return named(method).about
 
 
-def load(model: Path | None, device: str) -> StableDiffusionPipeline:
+def load(model: Path | None, device: str) -> Any:
     """The embedded pipeline, or the one in a folder."""
-    if model is None:
-        return load_pipeline(device)
-    pipe = StableDiffusionPipeline.from_pretrained(
-        model,
-        dtype=default_dtype(device),
-        safety_checker=None,
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    pipe = load_pipeline(None if model is None else str(model), device, default_dtype(device))
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return pipe
 
 
-def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One generator an image, so that no image depends on its batch; on the CPU, the same for any device."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def _common(setting: Setting) -> dict[str, Any]:
-    return {"num_inference_steps": setting.steps, "guidance_scale": setting.guidance_scale}
-
-
-def _by_objective(
-    name: str,
-    pipe: StableDiffusionPipeline,
-    setting: Setting,
-    prompts: Sequence[Prompt],
-    noise: list[torch.Generator],
+def _draw(
+    method: Method, pipe: Any, setting: Setting, prompts: Sequence[Asked], noise: list[torch.Generator]
 ) -> list[Image]:
-    return _guided(pipe, objective(name, prompts), setting, prompts, noise)
-
-
-def _guided(
-    pipe: StableDiffusionPipeline,
-    wanted: Objective,
-    setting: Setting,
-    prompts: Sequence[Prompt],
-    noise: list[torch.Generator],
-) -> list[Image]:
-    with guide(pipe, wanted):
-        return plain(pipe, setting, prompts, noise)
-
-
-def _indices(pipe: StableDiffusionPipeline, prompt: Prompt) -> list[int]:
-    """One token a subject, as the paper has it: the last of a word of several."""
-    return [span.indices[-1] for span in find_spans(pipe.tokenizer, prompt.text, prompt.subjects)]
+    return method.draw(pipe, setting.whole, prompts, noise).images

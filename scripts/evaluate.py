@@ -44,8 +44,7 @@ def methods(settings: EvaluateSettings) -> tuple[Method, ...]:
     Raises:
         EvaluationError: a name that there is not.
     """
-    known = {name: (one.about, one.make) for name, one in OBJECTIVES.items()}
-    return tuple(named(name, known) for name in settings.methods)
+    return tuple(named(name) for name in settings.methods)
 
 
 def resolve(settings: EvaluateSettings) -> EvaluateSettings:

@@ -197,9 +197,9 @@ def _setting(steps: int, guidance_scale: float, step_size: float, refine: bool) 
 
 
 def _titles() -> dict[str, str]:
-    from heedful.scripts.emoji_methods import TITLES
+    from heedful.scripts.emoji_methods import title
 
-    return TITLES
+    return {name: title(name) for name in METHODS}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from heedful.emoji import load_judge, load_pipeline
 from heedful.emoji.prompts import Prompt, held_out_prompts, seen_prompts, single_prompts
 from heedful.emoji.vocabulary import SUBJECTS
 from heedful.scripts.emoji_figures import wilson
-from heedful.scripts.emoji_methods import METHODS, Setting
+from heedful.scripts.emoji_methods import Setting, drawer
 from PIL import Image, ImageDraw
 
 FOLDER = Path(__file__).resolve().parent.parent / "emoji" / "labels"
@@ -47,7 +47,7 @@ def draw(
         for start in range(0, len(prompts), 10):
             part = prompts[start : start + 10]
             noise = [torch.Generator().manual_seed(seed + start + index) for index in range(len(part))]
-            images = METHODS[method](pipe, Setting(steps=30), part, noise)
+            images = drawer(method)(pipe, Setting(steps=30), part, noise)
             rows = [{"prompt": one.text, "subjects": one.subjects, "method": method} for one in part]
             drawn += zip(images, rows, strict=True)
             typer.echo(f"{method}: {start + len(part)} of {len(prompts)}")

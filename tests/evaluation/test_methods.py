@@ -22,8 +22,10 @@ from heedful.evaluation.methods import (
     noise_seed,
     parity,
     plain,
+    told,
 )
-from heedful.guidance import AttendAndExcite, Objective, RelativeStep, Schedule
+from heedful.evaluation.objectives import OBJECTIVES
+from heedful.guidance import Objective, RelativeStep, Schedule
 from heedful.guidance.losses import attend_and_excite, intersection_over_union
 from tiny import tiny_pipeline as build
 from torch import nn
@@ -33,14 +35,6 @@ PROMPTS = [
     Prompt("a backpack with a red bow", ("backpack", "red bow")),
 ]
 SETTING = Setting(steps=2, guidance_scale=4.0, size=(64, 96))
-
-
-class Unrefined(Setting):
-    """Without the paper's refinement: a random model never reaches its thresholds."""
-
-    @property
-    def paper(self) -> dict[str, Any]:
-        return {**super().paper, "thresholds": {}}
 
 
 def once(prompts: Any, size: float = 0.05) -> Objective:
@@ -89,7 +83,9 @@ def test_an_image_does_not_depend_on_its_batch_and_candidates_have_other_noise(p
 
 def test_parity_draws_what_diffusers_draws_and_both_leave_nothing_behind(pipe: Any) -> None:
     before = {name: id(one) for name, one in pipe.unet.attn_processors.items()}
-    setting = Unrefined(steps=2, guidance_scale=4.0, size=(64, 64), paper_step=0.5)
+    setting = Setting(
+        2, 4.0, (64, 64), paper_step=0.5, paper_refine=False
+    )  # a random model reaches no threshold
     theirs, ours = (drawn(pipe, method, setting) for method in (diffusers_pipeline(), parity()))
 
     assert theirs.moved == (None, None)
@@ -131,20 +127,18 @@ def test_the_papers_arguments_are_its_own_at_fifty_steps() -> None:
         "max_iter_to_alter": 25, "thresholds": {0: 0.05, 10: 0.5, 20: 0.8}, "scale_factor": 20.0,
     }  # fmt: skip
     assert Setting(25).paper["thresholds"] == {0: 0.05, 5: 0.5, 10: 0.8}
+    assert Setting(25, paper_refine=False).paper["thresholds"] == {}
+    assert told(Setting(25, paper_refine=False)) == {**told(Setting(25)), "paper_refine": False}
 
 
 def test_methods_are_found_by_name_with_settings_that_tell_them_apart() -> None:
-    registry = {
-        "strong": ("twice the step", lambda prompts: AttendAndExcite(["cat"], step=RelativeStep(0.1)))
-    }
-
-    assert named("plain", registry).name == "plain"
-    assert named("strong", registry).about == "twice the step"
-    assert named("strong", registry).told != named("default", registry).told
+    assert named("plain").name == "plain"
+    assert named("excite-iou").about == OBJECTIVES["excite-iou"].about
+    assert named("excite-iou").told != named("excite-mean").told
     with pytest.raises(
-        EvaluationError, match='no method "stong"; there are: plain, diffusers, paper, default, strong'
+        EvaluationError, match='no method "stong"; there are: plain, diffusers, paper, default, refined, att'
     ):
-        named("stong", registry)
+        named("stong")
 
 
 def test_pipelines_that_a_method_does_not_know_are_refused(pipe: StableDiffusionPipeline) -> None:
