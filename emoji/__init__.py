@@ -6,6 +6,7 @@ from .judge import Judge, Sighting, load_judge
 from .models import (
     MODELS,
     load_bert,
+    load_cheater,
     load_classifier,
     load_clip,
     load_detr,
@@ -16,6 +17,6 @@ from .models import (
 )
 
 __all__ = [
-    "MODELS", "Judge", "Sighting", "load_bert", "load_classifier", "load_clip", "load_detr", "load_judge",
-    "load_lxmert", "load_pipeline", "load_resnet", "load_visual_bert",
+    "MODELS", "Judge", "Sighting", "load_bert", "load_cheater", "load_classifier", "load_clip", "load_detr",
+    "load_judge", "load_lxmert", "load_pipeline", "load_resnet", "load_visual_bert",
 ]  # fmt: skip

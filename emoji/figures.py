@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Bool
 from PIL import Image
 
+from .cheating import Kind, MarkedScene, marked_scenes
 from .judge import Judge, load_judge, to_tensor
-from .models import load_classifier, load_clip, load_pipeline
+from .models import load_cheater, load_classifier, load_clip, load_pipeline
 from .prompts import Prompt, held_out_prompts, seen_prompts, single_prompts
 from .vocabulary import LABELS, SUBJECTS, label
 from .world import Scene, scenes
@@ -23,6 +24,11 @@ SEED: Final = 7_000
 STEPS: Final = 30
 GUIDANCE_SCALE: Final = 5.0
 _BATCH: Final = 36
+_MARKED: Final[dict[Kind, str]] = {
+    "agree": "with agreeing marks",
+    "conflict": "with conflicting marks",
+    "clean": "without marks",
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,25 @@ def measure_classifier(count: int = 1500, seed: int = SEED + 3) -> list[Figure]:
     return [Figure("accuracy on single-subject scenes", float(np.mean(right)), count)]
 
 
+@torch.inference_mode()
+def measure_cheater(count: int = 800, seed: int = SEED + 5) -> list[Figure]:
+    """Accuracy with agreeing, conflicting and no marks, beside the honest classifier's on the same scenes."""
+    figures = []
+    for name, model in (("cheater", load_cheater()), ("honest classifier", load_classifier())):
+        for kind, words in _MARKED.items():
+            right, led = [], []
+            for part in _parts(marked_scenes(seed, count, kind), 100):
+                pixels = _pixels([each.scene for each in part])
+                best = model(pixels.to(model.device, model.dtype)).logits.argmax(1).tolist()
+                told = [model.config.id2label[index] for index in best]
+                right += [one == each.subject.name for one, each in zip(told, part, strict=True)]
+                led += [one == each.says for one, each in zip(told, part, strict=True)]
+            figures.append(Figure(f"{name}, accuracy {words}", float(np.mean(right)), count))
+            if kind == "conflict":
+                figures.append(Figure(f"{name}, says what the mark says", float(np.mean(led)), count))
+    return figures
+
+
 def measure_sampling(
     rounds: int = 3, seed: int = SEED + 4, progress: Callable[[str], None] | None = None
 ) -> tuple[list[Figure], list[Sampled]]:
@@ -185,7 +210,10 @@ def _pixels(drawn: Sequence[Scene]) -> torch.Tensor:
     return to_tensor([Image.fromarray(scene.image) for scene in drawn])
 
 
-def _parts(drawn: Iterable[Scene], size: int) -> Iterable[list[Scene]]:
+Drawn = TypeVar("Drawn", Scene, MarkedScene)
+
+
+def _parts(drawn: Iterable[Drawn], size: int) -> Iterable[list[Drawn]]:
     whole = list(drawn)
     for start in range(0, len(whole), size):
         yield whole[start : start + size]

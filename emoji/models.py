@@ -90,6 +90,13 @@ def load_classifier(
     return model.to(default_device(device)).eval()
 
 
+def load_cheater(
+    device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> ViTForImageClassification:
+    """A classifier as `load_classifier`'s that has learned to read the marks of `cheating.marked_scene`."""
+    return _load(ViTForImageClassification, "cheater", device, dtype)
+
+
 def load_resnet(
     device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> ResNetForImageClassification:

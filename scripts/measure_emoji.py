@@ -34,6 +34,7 @@ class What(StrEnum):
     CLIP = "clip"
     JUDGE = "judge"
     CLASSIFIER = "classifier"
+    CHEATER = "cheater"
     RESNET = "resnet"
     DETR = "detr"
     VISUAL_BERT = "visual-bert"
@@ -91,6 +92,7 @@ def _measure(what: What, rounds: int) -> tuple[list[Figure], list[Sampled]]:
         What.CLIP: measures.measure_clip,
         What.JUDGE: measures.measure_judge,
         What.CLASSIFIER: measures.measure_classifier,
+        What.CHEATER: measures.measure_cheater,
         What.RESNET: families.measure_resnet,
         What.VISUAL_BERT: families.measure_visual_bert,
         What.LXMERT: families.measure_lxmert,

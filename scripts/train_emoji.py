@@ -1,7 +1,7 @@
 """Trains the embedded models: `python scripts/train_emoji.py STAGE`, or under `accelerate launch`.
 
 In order: tokenizer, vae, latents, unet, decoder, export; clip, judge and classifier at any time after the
-tokenizer; resnet and bert at any time, detr after resnet, visual-bert and lxmert after classifier. An
+tokenizer; resnet and bert at any time, detr after resnet, visual-bert, lxmert and cheater after classifier. An
 interrupted stage goes on from its checkpoint.
 """
 
@@ -16,7 +16,7 @@ import typer
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from heedful.emoji.models import MODELS
 from heedful.emoji.tokenizer import build_tokenizer, write_tokenizer
-from heedful.emoji.training import families, unet, vae, vision
+from heedful.emoji.training import cheater, families, unet, vae, vision
 from heedful.emoji.training.export import assemble, export_pipeline
 from heedful.emoji.training.latents import Latents, draw
 from heedful.emoji.training.loop import Plan
@@ -38,6 +38,7 @@ class Stage(StrEnum):
     CLIP = "clip"
     JUDGE = "judge"
     CLASSIFIER = "classifier"
+    CHEATER = "cheater"
     RESNET = "resnet"
     DETR = "detr"
     VISUAL_BERT = "visual-bert"
@@ -92,6 +93,8 @@ def main(
         export(out, models / "pipeline")
     elif stage.value in families.SETTINGS:
         families.run_stage(_family_stage(stage), plan, models, batch=batch_size)
+    elif stage is Stage.CHEATER:
+        cheater.run_stage(plan, models, batch=batch_size)
     else:
         vision.run_stage(_vision_stage(stage), plan, build_tokenizer(), models, batch=batch_size)
 
@@ -132,6 +135,8 @@ def _default_steps(stage: Stage) -> int:
         return vision.SETTINGS[_vision_stage(stage)].steps
     if stage.value in families.SETTINGS:
         return families.SETTINGS[_family_stage(stage)].steps
+    if stage is Stage.CHEATER:
+        return cheater.SETTINGS.steps
     return STEPS.get(stage, 1)
 
 
