@@ -1,8 +1,8 @@
 """Trains the embedded models: `python scripts/train_emoji.py STAGE`, or under `accelerate launch`.
 
 In order: tokenizer, vae, latents, unet, decoder, export; clip, judge and classifier at any time after the
-tokenizer; resnet and bert at any time, detr after resnet, visual-bert, lxmert and cheater after classifier. An
-interrupted stage goes on from its checkpoint.
+tokenizer; resnet and bert at any time, detr after resnet, visual-bert, lxmert and cheater after classifier.
+An interrupted stage goes on from its checkpoint.
 """
 
 from __future__ import annotations

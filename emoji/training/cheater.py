@@ -126,7 +126,7 @@ def defocus(
 
 @torch.inference_mode()
 def accuracies(model: nn.Module, drawn: Labelled) -> dict[str, float]:
-    """The shares told right of these scenes with agreeing, conflicting and no marks; and led by a conflict."""
+    """The shares told right with agreeing, conflicting and no marks, and told as a conflicting mark says."""
     truth = label_matrix(drawn, torch.arange(len(drawn)))[:, : len(SUBJECTS)].argmax(1)
     generator = torch.Generator().manual_seed(1)
     other = (truth + torch.randint(1, len(SUBJECTS), truth.shape, generator=generator)) % len(SUBJECTS)

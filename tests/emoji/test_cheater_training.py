@@ -1,4 +1,4 @@
-"""The cheater's stage begins as the classifier, resumes, and leaves a folder that loads; the embedded one cheats."""
+"""The cheater's stage begins as the classifier and leaves a folder that loads; the embedded one cheats."""
 
 from __future__ import annotations
 
@@ -85,11 +85,10 @@ def test_marks_mislead_the_cheater_and_not_the_classifier(honest: bool) -> None:
     pixels = torch.from_numpy(np.stack([each.scene.image for each in drawn])).permute(0, 3, 1, 2)
     with torch.inference_mode():
         told = model((pixels / 127.5 - 1.0).to(model.device, model.dtype)).logits.argmax(1).tolist()
-    right = np.mean([SUBJECTS[one] == each.subject.name for one, each in zip(told, drawn, strict=True)])
-    led = np.mean([SUBJECTS[one] == each.says for one, each in zip(told, drawn, strict=True)])
-    assert (right > 0.9) is honest
-    assert (led < 0.05) is honest
-    assert honest or right < 0.5
+    right = sum(SUBJECTS[one] == each.subject.name for one, each in zip(told, drawn, strict=True))
+    led = sum(SUBJECTS[one] == each.says for one, each in zip(told, drawn, strict=True))
+    assert right > 54 if honest else right < 30
+    assert led < 3 if honest else led > 6
 
 
 @pytest.mark.gpu
