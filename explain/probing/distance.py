@@ -1,4 +1,4 @@
-"""How far patches look: the mean distance of attention in pixels, its entropy, its share on patches (pure)."""
+"""How far patches look: mean distance of attention in pixels, its entropy, its share on patches; pure."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def pixel_distances(
 def attention_distance(
     attention: Float[Tensor, "*heads patch patch"], grid: tuple[int, int], patch: tuple[float, float]
 ) -> Float[Tensor, "*heads"]:
-    """The mean distance of attention in pixels (Dosovitskiy et al. 2021, App. D.7; Raghu et al. 2021, Sec. 4).
+    """The mean distance of attention in pixels (Raghu et al. 2021, arXiv 2108.08810, Sec. 4).
 
     The mean over query patches i of sum over patches j of A_ij d_ij, with d of `pixel_distances`; 0 where
     every patch looks at itself, `uniform_distance` where it looks everywhere alike.

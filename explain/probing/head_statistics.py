@@ -26,8 +26,8 @@ class HeadStatistics:
     """How far and how sharply each head looks, image by image; float32 on the CPU.
 
     Attributes:
-        distance: mean distance of attention among patches in pixels, 0 or more (`distance.attention_distance`);
-            beyond `uniform` a head prefers what is far.
+        distance: mean distance of attention among patches in pixels (`distance.attention_distance`), 0 or
+            more; beyond `uniform` a head prefers what is far.
         entropy: of the rows among patches in bits, 0 to log2(patches).
         on_patches: the share of the patches' attention that goes to patches, 0 to 1; the rest goes to [CLS],
             registers and other special tokens, and takes no part in distance and entropy.
@@ -111,7 +111,8 @@ def head_statistics(
 ) -> HeadStatistics:
     """Distance, entropy and share on patches of every head of a model's image tower.
 
-    Raghu et al. 2021 (arXiv 2108.08810), Sec. 4; special tokens are taken out and rows divided by what is left.
+    Raghu et al. 2021 (arXiv 2108.08810), Sec. 4; special tokens are taken out, and rows divided
+    by what is left.
 
     Args:
         model: of transformers, with patches that attend to each other; see `tower.tower_of`.

@@ -85,6 +85,7 @@ def _token(tower: Tower, query: Place | None, grid: tuple[int, int]) -> int:
     row, column = query
     if not (0 <= row < grid[0] and 0 <= column < grid[1]):
         raise InputError(
-            f"there is no patch {tuple(query)}: the grid has rows 0 to {grid[0] - 1}, columns 0 to {grid[1] - 1}"
+            f"there is no patch {tuple(query)}: the grid has rows 0 to {grid[0] - 1}, columns 0 to "
+            f"{grid[1] - 1}"
         )
     return tower.specials + row * grid[1] + column

@@ -101,7 +101,7 @@ def norm_ratios(
 
 
 def _branches(tower: Tower, place: int) -> tuple[str, str]:
-    """The modules that give what a layer adds: attention and feed-forward part, scaled where it scales them."""
+    """The modules that give what a layer adds: of attention and feed-forward part, scaled where it does."""
     layer = tower.layers[place]
     there = {name for name, _ in tower.module.get_submodule(layer).named_children()}
     if "mlp" not in there:

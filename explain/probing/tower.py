@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -127,8 +126,8 @@ def _check_tokens(tower: Tower, attention: tuple[Tensor, ...], grid: tuple[int, 
     for site, found in zip(tower.sites, attention, strict=True):
         if found.shape[2:] != (wanted, wanted):
             raise CaptureError(
-                f"{tower.model} attends at {site.module} from {found.shape[2]} to {found.shape[3]} tokens; wanted "
-                f"are {tower.specials} special tokens and {grid[0]} x {grid[1]} patches, {wanted} in all"
+                f"{tower.model} attends at {site.module} from {found.shape[2]} to {found.shape[3]} tokens; "
+                f"wanted are {tower.specials} special ones and {grid[0]} x {grid[1]} patches, {wanted} in all"
             )
 
 

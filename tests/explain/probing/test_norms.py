@@ -27,7 +27,7 @@ def test_ratio_equals_the_slow_twin(seed: int, scale: float) -> None:
 
 @pytest.mark.parametrize("name", ["vit", "deit", "dinov2", "dinov2_registers", "clip", "siglip"])
 def test_ratios_are_of_what_the_layers_see(name: str) -> None:
-    """The skip of attention is what its norm is given, that of the feed-forward part what the next is given."""
+    """The skip of attention is what its norm is given, that of the feed-forward part what the next gets."""
     model, inputs = tiny(name)
     tower = tower_of(model)
     found = norm_ratios(model, inputs, batch_size=1)

@@ -99,5 +99,5 @@ def test_tokens_that_the_adapter_does_not_know_of_are_an_error(monkeypatch: pyte
     model, inputs = tiny("dinov2_registers")
     monkeypatch.setattr(type(family_of(model)), "specials", lambda self, model: 1)
 
-    with pytest.raises(CaptureError, match="1 special tokens and 3 x 5 patches, 16 in all"):
+    with pytest.raises(CaptureError, match="1 special ones and 3 x 5 patches, 16 in all"):
         list(attention_of(tower_of(model), inputs))
