@@ -50,6 +50,7 @@ def about() -> None:
 @app.command()
 def run(
     seeds: Annotated[int, typer.Option(help="trainings of each masking", min=1)] = 5,
+    first: Annotated[int, typer.Option(help="the seed to begin with", min=0)] = 0,
     steps: Annotated[int, typer.Option(help="steps of each", min=1)] = 400,
     images: Annotated[int, typer.Option(help="scenes to train on", min=64)] = 3000,
     out: Annotated[Path, typer.Option(help="folder of the rows")] = FOLDER,
@@ -57,11 +58,10 @@ def run(
     """Train what is not in the rows yet, one seed after the other."""
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    done = {(row["masking"], row["seed"]) for row in _rows(out)}
     data = {name: _data(out, name, count) for name, count in _counts(images).items()}
-    for seed in range(seeds):
+    for seed in range(first, seeds):
         for masking, strength in STRENGTHS.items():
-            if (masking, seed) in done:
+            if (masking, seed) in {(row["masking"], row["seed"]) for row in _rows(out)}:
                 continue
             row = _trained(masking, strength, Budget(steps=steps, seed=seed), data)
             with (out / "rows.jsonl").open("a", encoding="utf-8") as file:
