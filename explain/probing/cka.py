@@ -60,7 +60,7 @@ class MinibatchCKA:
         self._second: list[Tensor] = []
 
     def add(
-        self, first: Float[Tensor, "first image image"], second: Float[Tensor, "second image image"]
+        self, first: Float[Tensor, "first image image"], second: Float[Tensor, "second other other"]
     ) -> None:
         """Take one minibatch: centred Gram matrices of both sides, over the same images.
 
@@ -93,7 +93,7 @@ class MinibatchCKA:
 
 
 def linear_cka(
-    first: Float[Tensor, "image *_first"], second: Float[Tensor, "image *_second"]
+    first: Float[Tensor, "image *_first"], second: Float[Tensor, "other *_second"]
 ) -> Float[Tensor, ""]:
     """Linear CKA of two representations of the same images, all at once (Kornblith et al. 2019, Eq. 5).
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from .plots import COLOURS, GRAY, INK, empty, png, save, shade, short
+from .plots import COLOURS, GRAY, INK, empty, is_dark, png, save, short
 from .probes import Probes
 from .similarity import Similarity
 
@@ -40,7 +40,7 @@ def _matrix(axes: Axes, values: Float[np.ndarray, "first second"], found: Simila
     axes.imshow(values, origin="lower", cmap="viridis", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(values.shape):
         if np.isfinite(values[row, column]):
-            ink = "white" if shade(values[row, column]) else INK
+            ink = "white" if is_dark(float(values[row, column])) else INK
             text = f"{values[row, column]:.2f}".replace("0.", ".", 1)
             axes.text(column, row, text, ha="center", va="center", fontsize=6, color=ink)
     first, second = (short(names) for names in found.layers)

@@ -113,7 +113,7 @@ class Localisation:
 
 def localisation(
     model: nn.Module,
-    batches: Iterable[Float[Tensor, "image channel height width"]],
+    batches: Iterable[Tensor],
     *,
     layers: str | Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -125,8 +125,8 @@ def localisation(
 
     Args:
         model: a model of images in eval mode; it is left as it was.
-        batches: pixels of one size, in minibatches of at least four; `similarity.minibatches` makes them
-            even.
+        batches: pixels (image, channel, height, width) of one size, in minibatches of at least four;
+            `similarity.minibatches` makes them even.
         layers: names or patterns (default: all layers of the image part).
         progress: called with the number of images seen so far.
 

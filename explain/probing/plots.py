@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 from PIL import Image
 
 from ..errors import InputError
@@ -67,6 +66,6 @@ def short(names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def shade(values: np.ndarray) -> np.ndarray:
-    """Where dark ink cannot be read on the viridis colours of values in 0..1."""
-    return np.nan_to_num(values, nan=1.0) < 0.55
+def is_dark(value: float) -> bool:
+    """Whether dark ink cannot be read on the viridis colour of a value in 0..1."""
+    return value < 0.55

@@ -185,7 +185,7 @@ def _features(
     return {reads: found[reads] for reads in READS if reads in found}
 
 
-def _check_labels(train: Int[np.ndarray, "image"], test: Int[np.ndarray, "image"]) -> None:
+def _check_labels(train: Int[np.ndarray, "image"], test: Int[np.ndarray, "other"]) -> None:
     known = np.unique(train)
     if len(known) < 2:
         raise InputError(f"probes tell labels apart: wanted at least two, got {len(known)}")

@@ -95,7 +95,7 @@ class ReceptiveField:
 
 def receptive_field(
     model: nn.Module,
-    batches: Iterable[Float[Tensor, "image channel height width"]],
+    batches: Iterable[Tensor],
     *,
     layers: str | Sequence[str] | None = None,
     draws: int = 2,
@@ -112,7 +112,8 @@ def receptive_field(
 
     Args:
         model: a model of images in eval mode; it is left as it was.
-        batches: pixels as the model takes them; all of one size, square or not.
+        batches: pixels (image, channel, height, width) as the model takes them, all of one size,
+            square or not.
         layers: names or patterns (default: all layers of the image part).
         draws: how many random signs are drawn; the estimate's variance falls as 1 / draws.
         seed: of the signs.

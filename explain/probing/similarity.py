@@ -20,9 +20,8 @@ from .vision import look
 
 FORMAT: Final = "heedful.similarity/1"
 """What a saved file says of itself."""
-Pixels = Float[Tensor, "image channel height width"]
 Batch = Tensor | tuple[Tensor, Tensor]
-"""Pixels for both models, or for each its own of the same images: their processors may differ."""
+"""Pixels (image, channel, height, width) for both models, or for each its own: processors may differ."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,14 +73,13 @@ def image_layers(model: nn.Module) -> tuple[str, ...]:
     return tuple(prefix + name for name in (*shallow[-1:], *blocks))
 
 
-def look(
-    model: nn.Module, pixels: Float[Tensor, "image channel height width"], layers: Sequence[str] | None = None
-) -> dict[str, Tensor]:
+def look(model: nn.Module, pixels: Tensor, layers: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The outputs of layers of the image part for these pixels, in the order of the model.
 
     Args:
-        model: in eval mode. Pixels are moved to its device and type; positions are fitted to images of
-            another size than the model's where it can do that.
+        model: in eval mode.
+        pixels: (image, channel, height, width) as the model takes them; moved to its device and type.
+            Positions are fitted to images of another size than the model's where it can do that.
         layers: names or patterns as in `activations`; None takes `image_layers`.
 
     Raises:
@@ -97,7 +96,7 @@ def look(
             part(**{**inputs, "pixel_values": moved}) if inputs else part(moved)
         except ValueError as problem:
             raise InputError(f"{type(model).__name__} cannot take these pixels: {problem}") from problem
-    return dict(seen)
+    return {name: seen[name] for name in names}
 
 
 def tokens_of(
