@@ -230,7 +230,7 @@ class _Timed:
             max(self.peaks) - weights if self.peaks else None,
             weights,
             moves=WAYS[self.name].moves(self.load) * self.load.batch,
-            parts=self._parts() if divide and not WAYS[self.name].rival else {},
+            parts=self._parts() if divide and WAYS[self.name].divided else {},
             rounds=tuple(self.rounds),
             **about,
         )

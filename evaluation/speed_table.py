@@ -18,8 +18,6 @@ from .speed_shapes import SHAPES
 from .speed_ways import WAYS
 
 _GIB = 2**30
-_SHOWN_BY_STEP = ("guided", "guided-down", "guided-checkpointed", "recorded")
-"""Those in which each step, or each guided one, costs the same."""
 Forwards = Mapping[tuple[str, str], float]
 
 
@@ -122,7 +120,7 @@ def _moves(costs: Sequence[Cost]) -> list[str]:
 
 def _divided(costs: Sequence[Cost]) -> list[str]:
     """One step of each way in forwards of one image; what a probe costs is that of a guided step."""
-    own = [cost for cost in costs if cost.parts and cost.way in _SHOWN_BY_STEP]
+    own = [cost for cost in costs if cost.parts and WAYS[cost.way].divided]
     if not own:
         return []
     shown = [*PARTS[:-1], *(["rest"] if own[0].unit == "seconds" else [])]

@@ -41,6 +41,7 @@ class Way:
         draw: draws with a pipeline of the shape.
         gaze: what attention a denoiser without weights is said to have.
         rival: it is diffusers' own pipeline.
+        divided: when it is timed, one more run tells its parts: each step, or each guided one, is alike.
         moves: how many refinement moves it makes of those that the load asks for.
         counted_only: it depends on what attention shows, which random weights do not decide.
         last: the number of guided steps of so many.
@@ -50,6 +51,7 @@ class Way:
     draw: Callable[[Shape, Any, Load], None]
     gaze: Callable[[], Gaze] = lambda: neglecting
     rival: bool = False
+    divided: bool = False
     moves: Callable[[Load], int] = lambda load: 0
     counted_only: bool = False
     last: Callable[[int], int] = lambda steps: steps // 2
@@ -109,9 +111,11 @@ def rival_refined(shape: Shape, pipe: Any, load: Load) -> None:
 
 WAYS: Final[Mapping[str, Way]] = {
     "plain": Way("plain sampling", plain),
-    "guided": Way("guided, no refinement", guided),
-    "guided-down": Way("guided, no refinement, reading no layer of the up blocks", guided_down),
-    "guided-checkpointed": Way("guided, no refinement, gradient checkpointing on", guided_again),
+    "guided": Way("guided, no refinement", guided, divided=True),
+    "guided-down": Way("guided, no refinement, reading no layer of the up blocks", guided_down, divided=True),
+    "guided-checkpointed": Way(
+        "guided, no refinement, gradient checkpointing on", guided_again, divided=True
+    ),
     "refined": Way("guided, with refinement", refined, moves=lambda load: load.moves),
     "heeded": Way(
         "the default on its own schedule, all words heeded from the first step on",
@@ -120,7 +124,7 @@ WAYS: Final[Mapping[str, Way]] = {
         counted_only=True,
         last=lambda steps: _default().schedule.last(steps),
     ),
-    "recorded": Way("plain, all layers recorded", recorded),
+    "recorded": Way("plain, all layers recorded", recorded, divided=True),
     "diffusers": Way("diffusers' Attend-and-Excite, no refinement", rival, rival=True),
     "diffusers-refined": Way(
         "diffusers' Attend-and-Excite, with refinement",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from ..evaluation.speed_ways import WAYS
 from .machine import choose
 from .settings import UsageError
 
-BEGIN, END = "<!-- speed figures: begin -->", "<!-- speed figures: end -->"
+MARKS: Final = ("<!-- speed figures: begin -->", "<!-- speed figures: end -->")
 _CPU_WAYS: Final = ("plain", "guided", "recorded", "diffusers")
 _COUNTED_STEPS: Final = 50
 
@@ -31,7 +31,7 @@ class BenchmarkSettings:
         shapes, ways: names of `speed_shapes.SHAPES` and `speed_ways.WAYS`.
         counting, timing: whether operations and bytes are counted, and whether time is taken.
         steps: denoising steps, even.
-        batches: images at once, each measured for itself.
+        batches: images at once, each measured for itself; counted is one alone unless they are given.
         attention: names of `speed_kernels.ATTENTION`, for CUDA.
         compiling: time compiled denoisers too, on CUDA.
         rounds: how often each way is timed.
@@ -39,7 +39,7 @@ class BenchmarkSettings:
         cpu_threads: of torch; None leaves them alone.
 
     Raises:
-        UsageError: a name that is not known, or nothing to measure.
+        UsageError: a name that is not known or given twice, or nothing to measure.
     """
 
     shapes: tuple[str, ...] = ()
@@ -60,10 +60,13 @@ class BenchmarkSettings:
             ("--shape", self.shapes, SHAPES),
             ("--way", self.ways, WAYS),
             ("--attention", self.attention, ATTENTION),
+            ("--batch", self.batches, None),
         ):
             for name in given:
-                if name not in known:
+                if known is not None and name not in known:
                     raise UsageError(f'{option} must be one of {", ".join(known)}; got "{name}"')
+                if given.count(name) > 1:
+                    raise UsageError(f'{option} "{name}" is given twice')
         if self.ways and "plain" not in self.ways:
             raise UsageError("plain sampling is what all is compared with; add --way plain")
         if not (self.counting or self.timing):
@@ -73,6 +76,21 @@ class BenchmarkSettings:
     def on_cuda(self) -> bool:
         """Whether a GPU is timed."""
         return str(self.device).startswith("cuda")
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """The shapes that are counted."""
+        return (self.shapes or tuple(SHAPES)) if self.counting else ()
+
+    @property
+    def timed(self) -> tuple[str, ...]:
+        """The shapes that are timed."""
+        return (self.shapes or (tuple(SHAPES) if self.on_cuda else ("sd15",))) if self.timing else ()
+
+    @property
+    def timed_batches(self) -> tuple[int, ...]:
+        """How many images at once are timed, in turn."""
+        return self.batches or ((1, 4) if self.on_cuda else (1,))
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -100,35 +118,45 @@ def resolve(settings: BenchmarkSettings) -> BenchmarkSettings:
     attention = ("sdpa", *(["xformers"] if found.on_cuda and has_xformers() else []))
     return replace(
         found,
-        batches=found.batches or ((1, 4) if found.on_cuda else (1,)),
         attention=found.attention or attention,
         compiling=found.on_cuda if found.compiling is None else found.compiling,
     )
 
 
-def carry_out(settings: BenchmarkSettings, tell: Callable[[str], None]) -> list[Cost]:
-    """All costs that the (resolved) settings ask for; `tell` is told what is done next."""
-    costs: list[Cost] = []
-    if settings.counting:
-        for name in settings.shapes or SHAPES:
-            costs += count(SHAPES[name], settings.ways, steps=settings.steps or _COUNTED_STEPS, tell=tell)
-    if settings.timing:
-        with threads(settings.cpu_threads):
-            costs += _timed(settings, tell)
-    return costs
+def carry_out(settings: BenchmarkSettings, tell: Callable[[str], None]) -> Iterator[list[Cost]]:
+    """What the (resolved) settings ask for, one table after the other; `tell` is told what is done next."""
+    for name in settings.counted:
+        for batch in settings.batches or (1,):
+            steps = settings.steps or _COUNTED_STEPS
+            yield count(SHAPES[name], settings.ways, steps=steps, batch=batch, tell=tell)
+    with threads(settings.cpu_threads):
+        for name in settings.timed:
+            for batch in settings.timed_batches:
+                for kernel in settings.kernels:
+                    yield _timed(settings, name, batch, kernel, tell)
 
 
 def left_out(settings: BenchmarkSettings) -> list[str]:
     """What a reader could expect and will not find, with the reason."""
-    notes = []
-    if settings.timing and not settings.on_cuda:
-        notes.append("no CUDA device: float16, xFormers and compiled denoisers were not timed")
-        if not settings.shapes:
-            notes.append("sdxl is not timed on a CPU unless --shape sdxl asks for it")
-        if not settings.ways:
-            notes.append(f"on a CPU only {', '.join(_CPU_WAYS)} are timed unless --way asks for others")
-    elif settings.timing and "xformers" not in settings.attention:
-        notes.append("xformers was not timed" + ("" if has_xformers() else ": it is not installed"))
+    asked = settings.ways or tuple(WAYS)
+    notes = [
+        f"{name}: {', '.join(rivals)}: diffusers' Attend-and-Excite does not draw it"
+        for name in dict.fromkeys((*settings.counted, *settings.timed))
+        if (rivals := [way for way in asked if WAYS[way].rival and not SHAPES[name].rival])
+    ]
+    if not settings.timing:
+        return notes
+    if unseen := [way for way in asked if WAYS[way].counted_only]:
+        notes.append(f"{', '.join(unseen)} is counted, not timed: what random weights attend to decides it")
+    if settings.on_cuda:
+        if "xformers" not in settings.attention:
+            notes.append("xformers was not timed" + ("" if has_xformers() else ": it is not installed"))
+        return notes
+    notes.append("no CUDA device: float16, xFormers and compiled denoisers were not timed")
+    if not settings.shapes:
+        notes.append("sdxl is not timed on a CPU unless --shape sdxl asks for it")
+    if not settings.ways:
+        notes.append(f"on a CPU only {', '.join(_CPU_WAYS)} are timed unless --way asks for others")
     return notes
 
 
@@ -142,35 +170,17 @@ def save(out: Path, settings: BenchmarkSettings, costs: Sequence[Cost]) -> list[
     return [table, values]
 
 
-def write_between(page: Path, text: str) -> None:
-    """Put a text between the marks of a page.
-
-    Raises:
-        UsageError: a page without them.
-    """
-    whole = page.read_text(encoding="utf-8") if page.is_file() else ""
-    before, begin, rest = whole.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise UsageError(f"{page} must hold the lines {BEGIN} and {END}, between which the tables go")
-    page.write_text(f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}", encoding="utf-8")
-
-
-def _timed(settings: BenchmarkSettings, tell: Callable[[str], None]) -> list[Cost]:
-    cuda = settings.on_cuda
-    found: list[Cost] = []
-    for name in settings.shapes or (tuple(SHAPES) if cuda else ("sd15",)):
-        for batch in settings.batches:
-            for kernel in settings.kernels:
-                found += clock(
-                    SHAPES[name],
-                    settings.ways or (() if cuda else _CPU_WAYS),
-                    steps=settings.steps or (50 if cuda else 2),
-                    device=str(settings.device),
-                    dtype=getattr(torch, str(settings.dtype)),
-                    rounds=settings.rounds,
-                    batch=batch,
-                    kernel=kernel,
-                    tell=tell,
-                )
-    return found
+def _timed(
+    settings: BenchmarkSettings, name: str, batch: int, kernel: Kernel, tell: Callable[[str], None]
+) -> list[Cost]:
+    return clock(
+        SHAPES[name],
+        settings.ways or (() if settings.on_cuda else _CPU_WAYS),
+        steps=settings.steps or (50 if settings.on_cuda else 2),
+        device=str(settings.device),
+        dtype=getattr(torch, str(settings.dtype)),
+        rounds=settings.rounds,
+        batch=batch,
+        kernel=kernel,
+        tell=tell,
+    )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from .marks import check_marks, write_between_marks
 from .settings import DTYPES, UsageError
-from .terminal import clear_errors, quieten
+from .terminal import clear_errors, quieten, stoppable
+
+if TYPE_CHECKING:
+    from ..evaluation.speed import Cost
 
 
 def benchmark(
@@ -31,7 +35,7 @@ def benchmark(
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(help="Images at once; repeated. Default: 1, and 4 on CUDA.", min=1),
+        typer.Option(help="Images at once; repeated. Default: 1, and 4 where CUDA is timed.", min=1),
     ] = None,
     attention: Annotated[
         list[str] | None,
@@ -72,9 +76,9 @@ def benchmark(
     whole calls in turns (A B A B), medians: on CUDA with each attention, compiled and not; on a CPU the time
     that this process had.
 
-    Into the folder go speed.md, the tables, and speed.json, all values.
+    Into the folder go speed.md, the tables, and speed.json, all values, after each table that is done.
     """
-    with clear_errors():
+    with clear_errors(), stoppable(f"what was measured until then is in {out}"):
         if dtype is not None and dtype not in DTYPES:
             raise UsageError(f'--dtype must be one of {", ".join(DTYPES)}; got "{dtype}"')
         quieten()
@@ -96,14 +100,18 @@ def benchmark(
                 cpu_threads=threads,
             )
         )
+        if write is not None:
+            check_marks(write, work.MARKS)
+        costs: list[Cost] = []
         with Console(stderr=True).status("starting") as status:
-            costs = work.carry_out(settings, lambda what: status.update(what))
-        paths = work.save(out, settings, costs)
+            for found in work.carry_out(settings, lambda what: status.update(what)):
+                costs += found
+                paths = work.save(out, settings, costs)
         text = paths[0].read_text(encoding="utf-8")
         typer.echo(text)
         for note in work.left_out(settings):
             typer.echo(f"left out: {note}", err=True)
         if write is not None:
-            work.write_between(write, text)
+            write_between_marks(write, text, work.MARKS)
         for path in [*paths, *([write] if write else [])]:
             typer.echo(f"wrote {path}", err=True)

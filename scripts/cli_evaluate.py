@@ -16,7 +16,7 @@ from rich.table import Table
 from . import evaluate_settings as asked
 from .evaluate_settings import EvaluateSettings
 from .settings import DTYPES, SCHEDULERS, parse_size
-from .terminal import clear_errors, quieten, stoppable
+from .terminal import clear_errors, goes_on, quieten, stoppable
 
 if TYPE_CHECKING:
     from ..evaluation.figures import Results
@@ -152,7 +152,7 @@ def evaluate(
     Into the folder go a row an image (a stopped run goes on with them), all images, tables as JSON and CSV,
     a plot of success against cost, sheets of the best and worst cases, and evaluation.md, which shows it all.
     """
-    with clear_errors(), stoppable(out):
+    with clear_errors(), stoppable(goes_on(out)):
         if show_list:
             _print_list()
             return
@@ -188,10 +188,12 @@ def _carry_out(settings: EvaluateSettings, out: Path, write: Path | None) -> Non
     quieten()
     from ..evaluation import page
     from . import evaluate as work
-    from .emoji_figures import write_between_marks
     from .machine import is_first
+    from .marks import check_marks, write_between_marks
     from .results import make_folder
 
+    if write is not None:
+        check_marks(write, MARKS)
     make_folder(out)
     settings, first = work.resolve(settings), is_first()
     chosen = work.methods(settings)

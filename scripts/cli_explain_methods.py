@@ -16,7 +16,7 @@ from rich.table import Table
 from . import methods_settings as asked
 from .methods_settings import MethodsSettings
 from .settings import DTYPES
-from .terminal import clear_errors, quieten, stoppable
+from .terminal import clear_errors, goes_on, quieten, stoppable
 
 if TYPE_CHECKING:
     from ..explain.evaluation.run import Progress as Watch
@@ -121,7 +121,7 @@ def explain_methods(
     if show_list:
         _print_list()
         return
-    with clear_errors(), stoppable(out):
+    with clear_errors(), stoppable(goes_on(out)):
         settings = MethodsSettings(
             studies=asked.parse_list(study or []),
             images=images,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
+from heedful.explain.evaluation import intervals
 
 Row = dict[str, Any]
-BEGIN, END = "<!-- emoji figures: begin -->", "<!-- emoji figures: end -->"
+MARKS: Final = ("<!-- emoji figures: begin -->", "<!-- emoji figures: end -->")
 GROUPS: Final[tuple[tuple[str, str], ...]] = (
     ("pairs", "all pairs"),
     ("held-out", "held-out pairs"),
@@ -20,43 +19,35 @@ GROUPS: Final[tuple[tuple[str, str], ...]] = (
 )
 
 
-def wilson(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval of a share by Wilson (1927): centre (p + z^2/2n) / (1 + z^2/n), clipped to 0..1.
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share, see `explain.evaluation.intervals.wilson`.
 
     Raises `ValueError` without a trial.
     """
     if count < 1 or not 0 <= hits <= count:
         raise ValueError(f"wanted hits of at least one trial; got {hits} of {count}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = hits / count
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    found = intervals.wilson(hits, count)
+    return found.low, found.high
 
 
 def paired_difference(
-    rows: Sequence[Row], method: str, other: str, key: str, draws: int = 10_000
+    rows: Sequence[Row], method: str, other: str, key: str
 ) -> tuple[float, float, float] | None:
     """How much larger a method's share is than another's on the same prompts and seeds, with a 95 % interval.
 
-    Bootstrap over prompts (the seeds of one prompt stay together), percentiles 2.5 and 97.5. None if they
-    have no prompt and seed in common.
+    Bootstrap over prompts: the seeds of one prompt stay together. None if they have no prompt and seed in
+    common.
     """
     hits = {
         name: {(r["prompt"], r["seed"]): bool(r[key]) for r in rows if r["method"] == name}
         for name in (method, other)
     }
-    prompts: dict[str, list[int]] = {}
-    for place in sorted(hits[method].keys() & hits[other].keys()):
-        prompts.setdefault(place[0], []).append(hits[method][place] - hits[other][place])
-    if not prompts:
+    places = sorted(hits[method].keys() & hits[other].keys())
+    if not places:
         return None
-    sums = np.array([sum(values) for values in prompts.values()])
-    counts = np.array([len(values) for values in prompts.values()])
-    chosen = np.random.default_rng(0).integers(len(sums), size=(draws, len(sums)))
-    means = sums[chosen].sum(1) / counts[chosen].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(sums.sum() / counts.sum()), float(low), float(high)
+    own, others = (np.array([hits[name][place] for place in places], float) for name in (method, other))
+    found = intervals.paired(own, others, [prompt for prompt, _ in places])
+    return found.value, found.low, found.high
 
 
 def in_group(row: Row, group: str) -> bool:
@@ -109,19 +100,6 @@ def report(rows: Sequence[Row], titles: dict[str, str], settings: dict[str, Any]
             table(rows, titles, "exact"),
         ]
     )
-
-
-def write_between_marks(file: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
-    """Put text between the marks of a document, in the place of what stood there.
-
-    Raises `ValueError` if the document does not have both marks, in their order.
-    """
-    document = file.read_text(encoding="utf-8")
-    before, begin, rest = document.partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    if not (begin and end):
-        raise ValueError(f"{file} must hold the marks {' and '.join(marks)}, each on a line of its own")
-    file.write_text(f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}", encoding="utf-8")
 
 
 def methods_of(rows: Iterable[Row], titles: dict[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from heedful.scripts import emoji_figures as figures
 from heedful.scripts.emoji_drawing import Machine, carry_out, console, tasks_of
+from heedful.scripts.marks import write_between_marks
 from rich.markdown import Markdown
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def run(
     (out / "tables.md").write_text(text + "\n", encoding="utf-8")
     console.print(Markdown(text))
     if write is not None:
-        figures.write_between_marks(write, text)
+        write_between_marks(write, text, figures.MARKS)
 
 
 @app.command()
@@ -152,7 +153,7 @@ def losses(
         held_out = [row for row in rows if row["set"] == "held-out"]
         losses_plot.save(losses_plot.frontier(held_out, names), plot)
     if write is not None:
-        figures.write_between_marks(write, text, losses_table.MARKS)
+        write_between_marks(write, text, losses_table.MARKS)
 
 
 def _versions() -> dict[str, str]:

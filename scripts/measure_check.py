@@ -26,11 +26,12 @@ from heedful.explain.calibration import Calibration, brier, calibration_error, f
 from heedful.explain.check import embedded_comparer
 from heedful.explain.comparing import Comparer
 from heedful.scripts.emoji_figures import wilson
+from heedful.scripts.marks import write_between_marks
 from PIL import Image
 from rich.console import Console
 from rich.markdown import Markdown
 
-BEGIN, END = "<!-- check figures: begin -->", "<!-- check figures: end -->"
+MARKS: Final = ("<!-- check figures: begin -->", "<!-- check figures: end -->")
 CALIBRATION_SEED: Final = 8_600
 TEST_SEED: Final = 8_700
 WRONG_COLOUR_SHARE: Final = 0.4
@@ -141,7 +142,7 @@ def measure(
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     console.print(Markdown(text))
     if write is not None:
-        _write(write, text)
+        write_between_marks(write, text, MARKS)
 
 
 def named_words(seed: int, count: int, pairs: Pairs = "any") -> Iterable[Asked]:
@@ -238,15 +239,6 @@ def _there(scene: Scene, words: Sequence[str]) -> tuple[bool, ...]:
 
 def _other_colour(colour: str, rng: np.random.Generator) -> str:
     return str(rng.choice([other for other in COLOURS if other != colour]))
-
-
-def _write(file: Path, text: str) -> None:
-    document = file.read_text(encoding="utf-8")
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{file} must hold the marks {BEGIN} and {END}, each on a line of its own")
-    file.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

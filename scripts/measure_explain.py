@@ -23,13 +23,14 @@ from heedful.explain import rules
 from heedful.explain.capture import capture
 from heedful.explain.methods import relevance_of
 from heedful.explain.models import family_of
+from heedful.scripts.marks import write_between_marks
 from rich.console import Console
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassification
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- explain figures: begin -->", "<!-- explain figures: end -->"
+MARKS: Final = ("<!-- explain figures: begin -->", "<!-- explain figures: end -->")
 SHAPES: Final[dict[str, dict[str, int]]] = {
     "ViT-B/16": {},
     "ViT-L/14-336": {
@@ -64,12 +65,7 @@ def run(
     lines += _text_lines(texts, layers)
     console.print("\n".join(lines), markup=False, soft_wrap=True)
     if write:
-        text = DOCS.read_text(encoding="utf-8")
-        if BEGIN not in text or END not in text:
-            raise typer.BadParameter(f"{DOCS} lacks the lines {BEGIN} and {END}")
-        head, rest = text.split(BEGIN)
-        tail = rest.split(END)[1]
-        DOCS.write_text(f"{head}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{tail}", encoding="utf-8")
+        write_between_marks(DOCS, "\n".join(lines), MARKS)
 
 
 def _about(threads: int) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import networkx as nx
 import numpy as np
@@ -26,11 +26,12 @@ from heedful.explain.flow_graph import FlowGraph, build
 from heedful.explain.models import family_of
 from heedful.explain.rules import fuse
 from heedful.explain.wiring import Readout, SelfStep, Site, Wiring
+from heedful.scripts.marks import write_between_marks
 from PIL import Image
 from rich.console import Console
 from scipy.stats import spearmanr
 
-BEGIN, END = "<!-- flow: begin -->", "<!-- flow: end -->"
+MARKS: Final = ("<!-- flow: begin -->", "<!-- flow: end -->")
 SEED = 41  # scenes that no model was trained, chosen or measured on
 Maps = dict[Site, torch.Tensor]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -47,11 +48,7 @@ def main(
     text = "\n\n".join([*_speed(), *_against_networkx(), *_collapse(images)])
     console.print(text, markup=False, soft_wrap=True)
     if write is not None:
-        before, begin, rest = write.read_text(encoding="utf-8").partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not (begin and end):
-            raise typer.BadParameter(f"{write} must hold the marks {BEGIN} and {END}")
-        write.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        write_between_marks(write, text, MARKS)
 
 
 def _attention(count: int, layers: int, sharpness: float, *, gradient: bool) -> tuple[Wiring, Maps]:

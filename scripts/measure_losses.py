@@ -16,10 +16,11 @@ import typer
 from heedful.emoji import load_pipeline
 from heedful.guidance import Objective, Rectify, RelativeStep, guide
 from heedful.guidance.losses import LOSSES, Loss
+from heedful.scripts.marks import write_between_marks
 from rich.console import Console
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "losses.md"
-BEGIN, END = "<!-- step figures: begin -->", "<!-- step figures: end -->"
+MARKS: Final = ("<!-- step figures: begin -->", "<!-- step figures: end -->")
 PROMPT: Final = "a red bow and a blue car"
 BOXES: Final = {"red bow": (0.0, 0.0, 0.5, 1.0), "blue car": (0.5, 0.0, 1.0, 1.0)}
 SIZES: Final = (0.0, 0.005, 0.02, 0.05, 0.1)
@@ -50,7 +51,7 @@ def main(
         lines.append(f"| `{name}` | {_row(f'{value:.3f}' for value in values)} |")
         console.print(lines[-1], markup=False, soft_wrap=True)
     if write:
-        _write("\n".join(lines))
+        write_between_marks(DOCS, "\n".join(lines), MARKS)
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -72,14 +73,6 @@ def _after(pipe: Any, loss: Loss, size: float, seed: int) -> float:
             output_type="latent",
         )
     return session.run.steps[0].losses[0]
-
-
-def _write(text: str) -> None:
-    before, begin, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise typer.BadParameter(f"{DOCS} must hold the lines {BEGIN} and {END}")
-    DOCS.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

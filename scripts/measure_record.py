@@ -31,11 +31,12 @@ from heedful.guidance.record import RecordedCall
 from heedful.guidance.sums import AttentionSums
 from heedful.guidance.tap import Tap
 from heedful.scripts.machine import choose
+from heedful.scripts.marks import write_between_marks
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- record figures: begin -->", "<!-- record figures: end -->"
+MARKS: Final = ("<!-- record figures: begin -->", "<!-- record figures: end -->")
 OTHER: Final = "attention_map_diffusers"
 PROMPT: Final = "a cat and a frog"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -60,15 +61,7 @@ def main(
     text = "\n".join(lines)
     console.print(text, markup=False, soft_wrap=True)
     if write:
-        _write(text)
-
-
-def _write(text: str) -> None:
-    before, begin, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise typer.BadParameter(f"{DOCS} must hold the lines {BEGIN} and {END}")
-    DOCS.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        write_between_marks(DOCS, text, MARKS)
 
 
 def _about(device: str, dtype: str, threads: int) -> str:

@@ -36,15 +36,18 @@ def clear_errors() -> Iterator[None]:
 
 
 @contextmanager
-def stoppable(out: Path) -> Iterator[None]:
-    """Say how to go on after Ctrl-C; 130 is what a shell expects then."""
+def stoppable(told: str) -> Iterator[None]:
+    """Say after Ctrl-C what is left of the work; 130 is what a shell expects then."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        typer.echo(
-            f"stopped; the same command goes on from the rows in {out}, and loses the batch in hand", err=True
-        )
+        typer.echo(f"stopped; {told}", err=True)
         raise typer.Exit(130) from stop
+
+
+def goes_on(out: Path) -> str:
+    """What is left of work that keeps rows."""
+    return f"the same command goes on from the rows in {out}, and loses the batch in hand"
 
 
 def _is_asked_wrongly(problem: Exception) -> bool:

@@ -37,10 +37,15 @@ class Estimate:
 
 
 def share(hits: Bool[np.ndarray, "row"]) -> Estimate:
-    """A share with Wilson's interval (1927): centre (p + z^2/2n) / (1 + z^2/n), clipped to 0..1."""
-    n, p = len(hits), float(hits.mean()) if len(hits) else math.nan
+    """A share with Wilson's interval."""
+    return wilson(int(hits.sum()), len(hits))
+
+
+def wilson(hits: int, n: int) -> Estimate:
+    """The share of hits with the interval of Wilson (1927): centre (p + z^2/2n) / (1 + z^2/n), in 0..1."""
     if n == 0:
         return _nothing()
+    p = hits / n
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))

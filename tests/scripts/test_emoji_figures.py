@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from heedful.scripts.emoji_figures import (
-    BEGIN,
-    END,
-    differences,
-    paired_difference,
-    report,
-    table,
-    wilson,
-    write_between_marks,
-)
+from heedful.scripts.emoji_figures import differences, paired_difference, report, table, wilson
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -102,24 +92,7 @@ def test_differences_name_each_pair_of_methods_once():
     assert "| heedful, default against plain sampling | +50.0 |" in text
 
 
-def test_a_report_takes_the_place_between_the_marks_and_leaves_the_rest(tmp_path: Path):
-    file = tmp_path / "benchmarks.md"
-    file.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter\n")
+def test_a_report_tells_the_settings():
+    text = report(rows_of_two(), TITLES, {"steps": 25, "step_size": 4.0})
 
-    write_between_marks(file, report(rows_of_two(), TITLES, {"steps": 25, "step_size": 4.0}))
-
-    text = file.read_text()
-    assert text.startswith(f"# Before\n\n{BEGIN}\n")
-    assert text.endswith(f"{END}\n\nAfter\n")
-    assert "old" not in text
-    assert "Settings: steps 25, step size 4.0." in text
-
-
-@pytest.mark.parametrize("text", ["no marks", BEGIN, f"{END} {BEGIN}"])
-def test_a_document_without_the_marks_is_left_alone(tmp_path: Path, text: str):
-    file = tmp_path / "benchmarks.md"
-    file.write_text(text)
-
-    with pytest.raises(ValueError, match="must hold the marks"):
-        write_between_marks(file, "new")
-    assert file.read_text() == text
+    assert text.startswith("Settings: steps 25, step size 4.0.")

@@ -14,8 +14,7 @@ from heedful.emoji import Sighting
 from heedful.emoji.prompts import Prompt, single_prompts
 from heedful.emoji.vocabulary import LABELS
 from heedful.evaluation import Operations, Prices
-from heedful.scripts import emoji_methods
-from heedful.scripts.emoji_figures import BEGIN, END
+from heedful.scripts import emoji_figures, emoji_methods
 from heedful.scripts.emoji_methods import METHODS, Setting, drawer, seeded, title
 from heedful.scripts.evaluate_emoji import METHODS as NAMES
 from heedful.scripts.evaluate_emoji import app
@@ -81,7 +80,7 @@ def test_the_parity_preset_draws_what_diffusers_draws_for_less(tiny_pipeline: St
 def test_rows_are_kept_and_only_what_is_missing_is_drawn(offline: StableDiffusionPipeline, tmp_path: Path):
     arguments = [*"run --limit 1 --seeds 1 --steps 5 --method plain".split(), "--out", str(tmp_path)]
     document = tmp_path / "benchmarks.md"
-    document.write_text(f"{BEGIN}\n{END}\n")
+    document.write_text("\n".join(emoji_figures.MARKS))
 
     first = CliRunner().invoke(app, arguments)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
