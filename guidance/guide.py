@@ -28,6 +28,7 @@ from .own_pass import Watcher
 from .prober import Prober
 from .refusals import refuse_unguidable
 from .results import GuidedRun, StepLog, described, library_versions
+from .reuse import Reuse
 from .schedulers import keeps_sample, shifted_steps
 
 
@@ -128,6 +129,7 @@ class GuidedCall:
         self.steps: list[StepLog] = []
         self.word_maps: list[Tensor] = []
         self.spent = torch.zeros(len(self.spans))
+        self.reuse = Reuse(objective.schedule.moves_per_probe)
         self._seen = False
 
     def _read_prompts(self) -> None:
@@ -159,9 +161,10 @@ class GuidedCall:
         call = self.host.call(by_name(denoiser, args, kwargs))
         if not self._seen:
             self._seen = True
+            self.layers = self.host.choose(self.found_layers, call.grid, self.layer_choice)
             with probing(denoiser), frozen(denoiser), self.host.probing():
                 self._nudge(call)
-            if self.index + 1 < self.objective.schedule.last(self.host.steps):
+            if self._is_guided(self.index + 1):
                 self.watcher.open(call, self.layers)
         if self.shift is None:
             return args, kwargs
@@ -172,23 +175,28 @@ class GuidedCall:
         if not (any(self.spans) and (self.objective.published or keeps_sample(self.pipe.scheduler))):
             return
         steps = self.host.steps
-        update = self.index < self.objective.schedule.last(steps)
+        update = self._is_guided(self.index)
         threshold = self._due_threshold(steps, update)
         starts = self.index == 0 and self.objective.start is not None
         if not (update or starts) and threshold is None:
             return
         self.watcher.spare()
-        if self.watcher.neglected is not None and not len(self.watcher.neglected):
-            return
         rows = self.host.conditional_rows(len(whole.sample))
         call = whole.rows(torch.arange(rows.start, rows.stop, device=whole.sample.device))
-        self.layers = self.host.choose(self.found_layers, call.grid, self.layer_choice)
+        if self.watcher.neglected is not None and not len(self.watcher.neglected):
+            assert self.watcher.seen is not None
+            self._keep(Nudged.unmoved(call.latents, self.watcher.seen), call, self.index / steps)
+            return
         begun = self._started(call) if starts else None
         nudged = begun
         if update or threshold is not None:
             nudged = self._moved(call, call.latents if begun is None else begun.latents, update, threshold)
         assert nudged is not None
         self._keep(nudged, call, self.index / steps)
+
+    def _is_guided(self, index: int) -> bool:
+        schedule, steps = self.objective.schedule, self.host.steps
+        return schedule.first(steps) <= index < schedule.last(steps)
 
     def _started(self, call: DenoiserCall) -> Nudged:
         assert self.objective.start is not None
@@ -204,6 +212,9 @@ class GuidedCall:
         rows = everyone if rows is None else rows.to(latents.device)
         inside = self._inside()
         probe = inside.probe(self._probe(self.prober, call), latents)
+        limits = self.objective.limits
+        if threshold is None and not (limits and limits.halvings):  # these compare losses: they look again
+            probe = self.reuse.saving(probe, seen)
         nudged = nudge(
             inside.of(latents)[rows],
             lambda latents, own: probe(latents, rows[own]),
@@ -212,7 +223,7 @@ class GuidedCall:
             max_refinements=self.objective.max_refinements,
             update=update,
             published=self.objective.published,
-            limits=self.objective.limits,
+            limits=limits,
             spent=self.spent.to(latents)[rows],
         )
         nudged.latents = inside.put(nudged.latents, latents, rows)

@@ -102,19 +102,26 @@ class Schedule:
     Attributes:
         thresholds: at which point of the trajectory the latents are refined until every span's peak reaches
             which height (0 to 1). The paper's: .05 at the start, .5 after 10 and .8 after 20 of 50 steps.
+        since: where nudging begins; 0 is the first step, as in the paper.
         until: where nudging ends (the paper: after 25 of 50 steps).
         unit: "fraction" measures all by the trajectory (0 to 1, so that 20 or 28 steps work like 50);
             "step" counts the denoiser's calls, as diffusers' pipeline does.
         enough: how much attention is enough to be left alone: at which point of the trajectory which peak (0
             to 1) of a word's attention, in between by straight lines. An image all of whose words had so much
             in the pipeline's own last pass, which is watched for nothing, is not probed. Empty: every image
-            is, at every guided step.
+            is, at every guided step. No pass comes before the first step, so that one is probed unless
+            nudging begins after it.
+        moves_per_probe: how many moves of an image the gradient of one probe serves for: its next move is
+            made with the last one again, and costs nothing. Not at steps that refine, nor with
+            `Limits.halvings`.
     """
 
     thresholds: Mapping[float, float] = field(default_factory=lambda: {0.0: 0.05, 0.2: 0.5, 0.4: 0.8})
     until: float = 0.5
     unit: Literal["fraction", "step"] = "fraction"
     enough: Mapping[float, float] = field(default_factory=dict)
+    since: float = 0.0
+    moves_per_probe: int = 1
 
     def __post_init__(self) -> None:
         most = 1.0 if self.unit == "fraction" else math.inf
@@ -125,11 +132,18 @@ class Schedule:
                         f"{name} map a point of the trajectory (a {self.unit}) to an attention of 0 to 1; "
                         f"got {point}: {height}"
                     )
-        if not 0 <= self.until <= most:
-            raise GuidanceError(f"until is a {self.unit}, from 0 to {most:g}; got {self.until}")
+        if self.moves_per_probe < 1:
+            raise GuidanceError(f"moves_per_probe is a whole number from 1 on; got {self.moves_per_probe!r}")
+        for name, point in (("since", self.since), ("until", self.until)):
+            if not 0 <= point <= most:
+                raise GuidanceError(f"{name} is a {self.unit}, from 0 to {most:g}; got {point}")
+
+    def first(self, steps: int) -> int:
+        """The index of the first step in which the latents are moved: the one that `since` lies in."""
+        return int(self.since * steps + _ROUNDING) if self.unit == "fraction" else int(self.since)
 
     def last(self, steps: int) -> int:
-        """The number of steps in which the latents are moved."""
+        """The index of the first step after those in which the latents are moved."""
         return math.ceil(self.until * steps - _ROUNDING) if self.unit == "fraction" else int(self.until)
 
     def thresholds_at(self, steps: int) -> dict[int, float]:

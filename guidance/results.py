@@ -16,7 +16,7 @@ from .tokens import Span
 
 @dataclass(frozen=True)
 class StepLog:
-    """One denoising step in which attention was probed; tuples have an entry an image.
+    """One guided step, at which attention was probed, or watched in the pipeline's own pass; an entry an image.
 
     Attributes:
         index: the denoiser's call, counted from 0; `timestep` and `fraction` (0 to 1) of the trajectory say
@@ -54,7 +54,7 @@ class GuidedRun:
         prompts: one an image (prompts repeated for `num_images_per_prompt`); empty if only embeddings were
             known.
         spans: the spans that were guided, a tuple an image.
-        steps: the steps that were probed.
+        steps: the guided steps, of which those at which no image needed help were not probed but watched.
         maps: for each image the last probe's map of each span, 0 to 1, on the CPU; empty if nothing was
             probed.
         probes: number of probes, counted an image each.

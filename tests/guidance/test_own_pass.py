@@ -25,10 +25,32 @@ def objective(enough, **changes):
 def test_who_has_enough_is_probed_at_the_first_step_only(pipe):
     with guide(pipe, objective({0.0: 0.0})) as session:
         run(pipe, count=2)
-    assert [step.index for step in session.run.steps] == [0]
+    first, *watched = session.run.steps
+    assert [step.index for step in session.run.steps] == [0, 1, 2]
+    assert min(first.relative_shifts) > 0.01
+    assert all(step.relative_shifts == (0, 0) and min(step.word_attention[0]) > 0 for step in watched)
     assert session.run.probes == 2
     assert session.run.left_alone == (2, 2)
     assert session.run.to_dict()["left_alone"] == [2, 2]
+
+
+def test_who_needs_no_help_is_never_probed_where_nudging_begins_after_the_first_step(pipe):
+    plain = run(pipe, count=2)
+    later = Schedule({}, since=0.25, until=0.75, enough={0.0: 0.0})
+    with guide(pipe, dataclasses.replace(CAT_AND_FROG, schedule=later)) as session:
+        assert torch.equal(run(pipe, count=2), plain)
+    assert session.run.probes == 0
+    assert [step.index for step in session.run.steps] == [1, 2]
+    assert session.run.left_alone == (2, 2)
+    assert session.run.settings["layers"]
+
+
+def test_the_first_steps_are_left_out_whoever_is_neglected(pipe):
+    late = Schedule({}, since=0.5, until=0.75)
+    with guide(pipe, dataclasses.replace(CAT_AND_FROG, schedule=late)) as session:
+        run(pipe)
+    assert [step.index for step in session.run.steps] == [2]
+    assert session.run.steps[0].relative_shifts[0] > 0.01
 
 
 def test_who_never_has_enough_is_probed_as_ever(pipe):
@@ -125,6 +147,18 @@ def test_heights_lie_on_straight_lines_between_their_points():
     assert Schedule({}).enough_at(3, 10) is None
     counted = Schedule({}, until=3, unit="step", enough={0: 0.2, 10: 0.4})
     assert counted.enough_at(5, 50) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("steps", "first"), [(4, 0), (19, 0), (20, 1), (25, 1), (50, 2)])
+def test_nudging_begins_in_the_step_that_its_beginning_lies_in(steps, first):
+    assert Schedule({}, since=0.05).first(steps) == first
+    assert Schedule({}, since=3, until=9, unit="step").first(steps) == 3
+
+
+@pytest.mark.parametrize("since", [-0.1, 1.1])
+def test_a_beginning_outside_the_trajectory_is_refused(since):
+    with pytest.raises(GuidanceError, match="since is a fraction"):
+        Schedule({}, since=since)
 
 
 @pytest.mark.parametrize("enough", [{0.2: 1.5}, {-0.1: 0.5}, {2.0: 0.5}])
