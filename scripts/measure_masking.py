@@ -32,6 +32,7 @@ BEGIN, END = "<!-- masking figures: begin -->", "<!-- masking figures: end -->"
 FOLDER: Final = Path("runs/masking")
 STRENGTHS: Final = {"random": 0.0, "concentrated hidden more": 2.0, "empty hidden more": -2.0}
 SEEDS: Final = {"train": 9_410, "held out": 9_411, "probe, fit": 9_412, "probe, tested": 9_413}
+CONTRAST: Final = 0.04  # OpenCV's own; an image without keypoints is masked at random
 SHAPE: Final = {
     "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256,
     "decoder_hidden_size": 48, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 4,
@@ -83,7 +84,7 @@ def _data(out: Path, name: str, count: int) -> dict[str, torch.Tensor]:
         torch.save(
             {
                 "pixels": to_tensor(pictures),
-                "weights": concentration(pictures, (8, 8)).count.flatten(1),
+                "weights": concentration(pictures, (8, 8), contrast=CONTRAST).count.flatten(1),
                 "labels": torch.tensor([SUBJECTS.index(each.subjects[0].name) for each in drawn]),
             },
             path,

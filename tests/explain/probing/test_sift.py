@@ -98,7 +98,7 @@ def test_an_image_without_keypoints_is_named() -> None:
     found = concentration([blobs(64, 64, (20, 20)), Image.new("RGB", (64, 64), (90, 120, 90))], (4, 4))
 
     assert found.count[1].sum() == 0
-    with pytest.raises(InputError, match=r"no keypoint in image 1: it is too smooth.*0\.04"):
+    with pytest.raises(InputError, match=r"no keypoint in image 1: it is too smooth.*0\.02"):
         found.weights()
 
 
