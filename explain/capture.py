@@ -182,7 +182,11 @@ class Capture:
 
 @contextmanager
 def capture(
-    model: nn.Module, sites: Collection[Site] | None = None, *, watch: Collection[str] = ()
+    model: nn.Module,
+    sites: Collection[Site] | None = None,
+    *,
+    watch: Collection[str] = (),
+    frozen: bool = True,
 ) -> Iterator[Capture]:
     """Show the attention of the one forward that runs inside the block, on the model as it is.
 
@@ -197,6 +201,7 @@ def capture(
             `nn.MultiheadAttention`, or a softmax over the keys before a matrix product.
         sites: the attentions that the forward must show, no more and no less (default: those that it shows).
         watch: names of modules whose outputs are wanted as well.
+        frozen: False leaves the weights as they are, for whoever trains them on what attention shows.
 
     Raises:
         CaptureError: for a model in training mode or under torch.inference_mode, for flash or flex
@@ -208,7 +213,8 @@ def capture(
     observer = Observer()
     seen = Capture(model, None if sites is None else tuple(sites), observer)
     with ExitStack() as undo:
-        undo.enter_context(_frozen(model))
+        if frozen:
+            undo.enter_context(_frozen(model))
         for name, module in modules.items():
             if not isinstance(module, nn.Softmax):
                 undo.callback(module.register_forward_pre_hook(partial(_enter, observer, name)).remove)

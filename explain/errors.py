@@ -26,3 +26,7 @@ class UnknownFamilyError(ExplainError, LookupError):
 
 class UnsupportedMethodError(ExplainError, NotImplementedError):
     """A method that does not exist, or that has no meaning for this family of models."""
+
+
+class TrainingError(ExplainError, ArithmeticError):
+    """Training that cannot go on: a loss that is no number."""
