@@ -37,6 +37,30 @@ def feature_sheet(found: Visualisation, title: str = "", side: int = SIDE) -> Im
     return sheet([tiles[key] for key in order], title=title or found.model, row_labels=labels, side=side)
 
 
+def kinds_sheet(found: Visualisation, each: int, title: str = "", side: int = SIDE) -> Image.Image:
+    """Features of several kinds beside each other: a line a layer, and `each` columns a kind.
+
+    Raises:
+        InputError: a layer that has fewer features of a kind.
+        ValueError: a side of less than 16 pixels.
+    """
+    pictures = dict(zip(found.features, found.pictures(), strict=True))
+    layers = sorted({feature.layer for feature in found.features})
+    kinds = list(dict.fromkeys(feature.kind for feature in found.features))
+    lines: list[Line] = []
+    for layer in layers:
+        line: Line = []
+        for kind in kinds:
+            own = [one for one in found.features if (one.layer, one.kind) == (layer, kind)][:each]
+            if len(own) < each:
+                raise InputError(f"layer {layer} has {len(own)} {kind} features here, wanted are {each}")
+            line += [Tile(_blocks(pictures[one], side), f"channel {one.channel}") for one in own]
+        lines.append(line)
+    heads = [kind.replace("_", " ") for kind in kinds for _ in range(each)]
+    labels = [f"layer {layer}" for layer in layers]
+    return sheet(lines, title=title or found.model, row_labels=labels, column_labels=heads, side=side)
+
+
 def beside_scenes(
     found: Visualisation,
     scenes: Sequence[Sequence[Image.Image]],

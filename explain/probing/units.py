@@ -77,6 +77,20 @@ def module_of(tower: Tower, feature: Feature) -> str:
     return f"{layer}.{found[0]}"
 
 
+def width_of(tower: Tower, feature: Feature) -> int:
+    """How many channels there are of the feature's kind in its layer.
+
+    Raises:
+        InputError: as `module_of`.
+    """
+    config: Any = tower.module.config
+    pixels = torch.zeros(1, config.num_channels, *pair(config.image_size))
+    name = module_of(tower, feature)
+    with torch.no_grad(), activations(tower.module, name) as seen, _stopped(tower, feature.layer):
+        tower.module(**inputs_of(tower, pixels))
+    return seen[name].shape[2]
+
+
 def inputs_of(tower: Tower, pixels: Float[Tensor, "image channel height width"]) -> dict[str, Any]:
     """What the tower takes: the images, and the wish to fit its positions where their size is not its own.
 
