@@ -14,6 +14,8 @@ from ..errors import InputError
 
 LEAST: Final = 4
 """Images of a minibatch: with fewer the unbiased estimate divides by zero."""
+_SEVERAL: Final = 5
+"""Minibatches: a bootstrap of fewer gives intervals that are far too narrow."""
 _CONSTANT: Final = 1e-12
 """Of the features' squared size: what varies less over images than float32 rounds does not vary."""
 
@@ -35,9 +37,9 @@ class Terms:
         return ratio(self.cross.mean(0), self.first.mean(0), self.second.mean(0))
 
     def interval(self, draws: int = 1000, seed: int = 0) -> Float[Tensor, "ends first second"]:
-        """The ends of a 95 % interval, by bootstrap over minibatches; with a single one it is everything."""
+        """The ends of a 95 % interval, by bootstrap over minibatches; of fewer than five it is everything."""
         count = len(self.cross)
-        if count == 1:
+        if count < _SEVERAL:
             return torch.stack([torch.full_like(self.cross[0], end) for end in (-torch.inf, torch.inf)])
         generator = torch.Generator().manual_seed(seed)
         picked = torch.randint(count, (draws, count), generator=generator)

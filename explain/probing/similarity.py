@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -193,9 +194,11 @@ def twin(model: nn.Module, seed: int = 0) -> nn.Module:
             f"{kind.__name__} is no model of transformers: make its random twin yourself, and pass it on"
         )
     like = next(model.parameters())
+    bare_config = copy.deepcopy(config)
+    bare_config._name_or_path = f"random twin of {model_name(model).removeprefix(kind.__name__).strip()}"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        bare = kind(config)
+        bare = kind(bare_config)
     return bare.to(like.device, like.dtype).eval()
 
 

@@ -111,9 +111,11 @@ def test_minibatches_converge_to_the_full_batch_where_the_biased_estimate_does_n
     assert high - low < 0.2
 
 
-def test_one_minibatch_has_no_interval() -> None:
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_few_minibatches_have_no_interval(count: int) -> None:
     seen = MinibatchCKA()
-    seen.add(centred_grams([drawn(6, 2, 0)]), centred_grams([drawn(6, 2, 1)]))
+    for batch in range(count):
+        seen.add(centred_grams([drawn(6, 2, batch)]), centred_grams([drawn(6, 2, 9 + batch)]))
     assert seen.terms.interval().flatten().tolist() == [-torch.inf, torch.inf]
 
 

@@ -42,8 +42,7 @@ def test_it_says_what_was_compared(two: Similarity) -> None:
     assert two.images == 10
     assert (two.settings["batches"], two.settings["batch_sizes"], two.settings["seed"]) == (2, [5], 3)
     assert two.versions["torch"] == torch.__version__
-    low, high = two.interval
-    assert ((low <= two.cka + 1e-9) & (two.cka <= high + 1e-9)).all()
+    assert two.interval.isinf().all()  # two minibatches say nothing of their spread
 
 
 def test_every_entry_is_the_cka_of_the_two_outputs() -> None:
