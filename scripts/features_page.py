@@ -176,8 +176,9 @@ def _told(rows: Found, measured: Any) -> str:
         f"Above: {measured.COUNT} scenes of one subject (seed {measured.SEED}); {recipe.steps} steps, "
         f"{recipe.copies} copies, rate {recipe.rate:g}, colour {recipe.colour:g}, noise {recipe.noise:g}, "
         f"jitter {recipe.jitter:.3f}, variation {recipe.variation:g}; seed {made.seed}; channels drawn at "
-        "random. Shares are in percent; the last two columns are medians over features, in standard deviations "
-        f"over the scenes above their mean; all intervals are 95 %. {versions}, float32, CPU."
+        "random. Shares are in percent; the last two columns are medians over features, in standard "
+        "deviations over the scenes above their mean; all intervals are 95 %. "
+        f"{versions}, float32, CPU."
     )
 
 
@@ -279,7 +280,8 @@ def _beside(rows: Found, measured: Any, every: Visualisation) -> Image.Image:
         every,
         images=every.images[own],
         features=features,
-        **{name: tuple(getattr(every, name)[place] for place in own) for name in ("strengths", "begun")},
+        strengths=tuple(every.strengths[place] for place in own),
+        begun=tuple(every.begun[place] for place in own),
     )
     pictures = _scenes(measured)
     places = strongest(rows.columns("classifier", features), features, 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -24,7 +25,7 @@ from heedful.explain.probing.ablation import ablate
 from heedful.explain.probing.features import Recipe, Visualisation, visualise
 from heedful.explain.probing.isolated_patches import isolated_patches
 from heedful.explain.probing.tower import tower_of
-from heedful.explain.probing.units import KINDS, Feature, module_of, strengths
+from heedful.explain.probing.units import KINDS, Feature, strengths, width_of
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
@@ -98,9 +99,9 @@ def run(out: Annotated[Path, typer.Option(help="folder of what is found")] = FOL
             _made(part).save(out / part.file)
             console.print("made", part.file)
     for model in ("classifier", "clip"):
-        _once(out / f"isolated-{model}.json", lambda model=model: _isolated(LOADERS[model](), pixels[:ALONE]))
+        _once(out / f"isolated-{model}.json", partial(_isolated, model, pixels[:ALONE]))
     for model in ("classifier", "judge", "resnet"):
-        _once(out / f"ablation-{model}.json", lambda model=model: _ablated(model, pixels, drawn))
+        _once(out / f"ablation-{model}.json", partial(_ablated, model, pixels, drawn))
 
 
 @app.command()
@@ -124,11 +125,9 @@ def channels(part: Part, width: int) -> list[int]:
 def widths(model: Any) -> Iterator[tuple[int, str, int]]:
     """Every layer and kind of a model, with how many channels it has."""
     tower = tower_of(model)
-    hidden = tower.module.config.intermediate_size
     for layer in range(len(tower.layers)):
         for kind in KINDS:
-            module = tower.module.get_submodule(module_of(tower, Feature(layer, 0, kind)))
-            yield layer, kind, int(getattr(module, "out_features", hidden))
+            yield layer, kind, width_of(tower, Feature(layer, 0, kind))
 
 
 def all_features(model: Any) -> list[Feature]:
@@ -155,9 +154,9 @@ def _made(part: Part) -> Visualisation:
     return visualise(model, features, recipe=recipe, seed=SEED, together=16)
 
 
-def _isolated(model: Any, pixels: torch.Tensor) -> dict[str, list[list[float]]]:
+def _isolated(name: str, pixels: torch.Tensor) -> dict[str, list[list[float]]]:
     """For each layer the agreement of the two maps, (image, feature), over 32 feed-forward features."""
-    found = {}
+    model, found = LOADERS[name](), {}
     for layer, kind, width in widths(model):
         if kind == "feed_forward":
             features = [Feature(layer, channel) for channel in range(0, width, width // 32)]
@@ -171,8 +170,8 @@ def _ablated(name: str, pixels: torch.Tensor, drawn: list[Scene]) -> dict[str, A
     masks = torch.from_numpy(np.stack([one.subjects[0].mask for one in drawn]))
     boxes = torch.zeros_like(masks)
     for row, one in enumerate(drawn):
-        left, top, right, bottom = one.subjects[0].box
-        boxes[row, top:bottom, left:right] = True
+        left, top, beyond, below = one.subjects[0].box
+        boxes[row, top:below, left:beyond] = True
     tests = ("ground", "low_pass") if name == "resnet" else ("ground", "low_pass", "cls", "patches")
     classes = None if name == "classifier" else range(len(SUBJECTS))
     whole = ablate(model, pixels, labels_of(drawn), masks, tests=tests, classes=classes)

@@ -14,7 +14,7 @@ from heedful.emoji import load_classifier
 from heedful.emoji.judge import to_tensor
 from heedful.emoji.world import scenes
 from heedful.explain import InputError
-from heedful.explain.probing.draw_features import beside_scenes, feature_sheet, strongest
+from heedful.explain.probing.draw_features import beside_scenes, feature_sheet, kinds_sheet, strongest
 from heedful.explain.probing.features import Recipe, Visualisation, visualise
 from heedful.explain.probing.units import Feature, patch_activations
 from PIL import Image
@@ -163,6 +163,14 @@ def test_sheets_have_a_line_a_layer_and_show_scenes_beside() -> None:
     assert beside.width > lines.width + 3 * 64
     with pytest.raises(InputError, match="each of 2 features"):
         beside_scenes(found, [[scene]], maps)
+
+
+def test_kinds_stand_beside_each_other_if_every_layer_has_them() -> None:
+    whole = replace(tiny_result(), features=(Feature(1, 1), Feature(1, 2, "value")))
+
+    assert kinds_sheet(whole, 1, side=64).width > feature_sheet(whole, side=64).width + 50
+    with pytest.raises(InputError, match="layer 0 has 0 value features here, wanted are 1"):
+        kinds_sheet(tiny_result(), 1)
 
 
 def test_the_strongest_scenes_come_in_their_order() -> None:
