@@ -6,6 +6,7 @@ import typer
 
 from .cli_probe_attention import attention_distance
 from .cli_probe_features import features
+from .cli_probe_sift import sift
 from .cli_probe_similarity import similarity
 
 probe = typer.Typer(
@@ -18,3 +19,4 @@ probe = typer.Typer(
 probe.command("features")(features)
 probe.command("attention-distance")(attention_distance)
 probe.command("similarity")(similarity)
+probe.command("sift")(sift)

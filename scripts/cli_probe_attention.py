@@ -1,0 +1,130 @@
+"""The command `heedful probe attention-distance`: parses, calls, prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from .terminal import clear_errors, quieten
+
+if TYPE_CHECKING:
+    from .probe_attention import AttentionSettings, Probed
+
+
+def attention_distance(
+    image: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Images, files or folders. Default: fresh scenes of the emoji world.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or hub id of a ViT, DeiT, DINOv2, CLIP or SigLIP of transformers in safetensors. "
+            "Default: the embedded classifier."
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many scenes; of your own images, the most.")] = 64,
+    patch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW,COLUMN",
+            help="The patch of the first image whose attention is drawn. Default: [CLS], or the middle one.",
+        ),
+    ] = None,
+    local: Annotated[
+        float, typer.Option(help="A head is local below this share of the distance of even attention.")
+    ] = 0.5,
+    twin: Annotated[
+        bool, typer.Option("--twin", help="Draw the same model with random weights beside, in gray.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="The folder to write into; it is made.")] = Path("out"),
+    seed: Annotated[int, typer.Option(help="Of the scenes and of the twin's weights.")] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, float16 or bfloat16. Default: float16 on cuda, else float32."),
+    ] = None,
+) -> None:
+    """Measure how far every head of a vision transformer looks, how sharply, and at what.
+
+    Examples:
+
+    `heedful probe attention-distance --twin`
+
+    `heedful probe attention-distance photos --model google/vit-base-patch16-224 --out out/vit`
+
+    `heedful probe attention-distance photo.png --patch 5,3 --model facebook/dinov2-with-registers-base`
+
+    Distances are means over the attention from patches to patches, in pixels of the image as the model sees
+    it; [CLS] and registers are taken out first and rows divided by what is left. In the table: the mean
+    distance of a layer's heads in pixels, that of the head that looks least and most far, how many are local,
+    the entropy in bits, the share of attention on patches, and how much larger what passes by the attention
+    and the feed-forward part is than what they add.
+
+    Into the folder go plots of all heads and of the norms, the maps of the first image head by head, the
+    similarity of the positions, the filters of the patches; attention-distance.json with the table, and a
+    safetensors file that `HeadStatistics.load` reads.
+    """
+    with clear_errors():
+        quieten()
+        from .probe_attention import AttentionSettings, parse_patch
+
+        settings = AttentionSettings(
+            images=tuple(image or ()),
+            count=count,
+            model=model,
+            patch=None if patch is None else parse_patch(patch),
+            local=local,
+            twin=twin,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+        )
+        _carry_out(settings, out)
+
+
+def _carry_out(settings: AttentionSettings, out: Path) -> None:
+    from .probe_attention import measure, save
+    from .results import make_folder
+
+    make_folder(out)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("loading", total=None)
+        found = measure(
+            settings,
+            lambda what, done, total: progress.update(bar, description=what, completed=done, total=total),
+        )
+    _print(found, settings)
+    for path in save(out, settings, found):
+        typer.echo(f"wrote {path}")
+
+
+def _print(found: Probed, settings: AttentionSettings) -> None:
+    """A line a layer; distances in pixels."""
+    from .probe_attention import rows
+
+    heads = found.heads
+    title = (
+        f"{heads.model}, {len(heads.distance)} images; even attention: {heads.uniform:.1f} pixels, local: "
+        f"below {settings.local * heads.uniform:.1f}"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in ("layer", "pixels", "least", "most", "local", "bits", "patches", "skip/att", "skip/ff"):
+        table.add_column(name, justify="right")
+    for place, row in enumerate(rows(found, settings.local)):
+        numbers = [f"{row['distance']['value']:.1f}", f"{row['nearest']:.1f}", f"{row['farthest']:.1f}"]
+        numbers += [f"{row['local']} of {row['heads']}", f"{row['entropy']['value']:.2f}"]
+        numbers += [
+            f"{row[name]:.2f}" for name in ("on_patches", "skip_over_attention", "skip_over_feed_forward")
+        ]
+        table.add_row(str(place), *numbers)
+    Console().print(table)
