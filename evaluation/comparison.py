@@ -54,6 +54,7 @@ def compare(
 
     rows = {method.name: drawn(method) for method in usable}
     about = {method.name: method.about for method in usable}
+    rows = {name: image_costs(own, rows[PLAIN]) for name, own in rows.items()}
     results = Results(
         evaluation.model, rows, about, _told(evaluation), evaluation.counted, left_out,
         _notes(evaluation, usable),
@@ -65,6 +66,25 @@ def compare(
         about=about | {method.name: method.about for method in extras},
         notes=(*results.notes, *_unmatched(results, most_candidates)),
     )
+
+
+def image_costs(rows: Sequence[Record], plain: Sequence[Record]) -> list[Record]:
+    """The rows of a method with each image's own cost, where the images of a batch were counted together.
+
+    What the method adds to plain sampling of the same items is divided by how often guidance probed each
+    image; a probe costs the same whatever the image. The mean over all rows stays. Rows that do not say how
+    often, or of which none was counted, are returned as they are.
+    """
+    probes = [row.get("probes") for row in rows]
+    costs = [row["forwards"] for row in (*rows, *plain)]
+    if None in probes or None in costs or not any(probes):
+        return list(rows)
+    added = sum(row["forwards"] for row in rows) - sum(row["forwards"] for row in plain)
+    price = added / sum(probes)
+    return [
+        {**row, "forwards": alone["forwards"] + price * row["probes"]}
+        for row, alone in zip(rows, plain, strict=True)
+    ]
 
 
 def _extras(results: Results, most: int) -> list[Method]:
@@ -106,8 +126,8 @@ def _notes(evaluation: Evaluation, methods: Sequence[Method]) -> tuple[str, ...]
     found = []
     if evaluation.counted and evaluation.batch_size > 1:
         found.append(
-            f"Costs are means over batches of up to {evaluation.batch_size} images; a batch size of 1 counts "
-            "each image by itself."
+            f"Operations are counted over batches of up to {evaluation.batch_size} images, and what guidance "
+            "adds is divided by how often it probed each; a batch size of 1 counts each image by itself."
         )
     if evaluation.checker is None:
         found.append("No model for check was given: best-of-N is chosen by what judges it, the upper bound.")

@@ -67,10 +67,14 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Images of a batch, and of each whether guidance moved its latents; None where nobody can tell."""
+    """Images of a batch, and of each whether guidance moved its latents, and how often it was probed.
+
+    Both are None where nobody can tell.
+    """
 
     images: list[Image]
     moved: tuple[bool | None, ...]
+    probes: tuple[int | None, ...]
 
 
 Draw = Callable[[Any, Setting, Sequence[Asked], "list[torch.Generator]"], Drawn]
@@ -186,7 +190,7 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 def _draw_plain(pipe: Any, setting: Setting, prompts: Sequence[Asked], noise: list[torch.Generator]) -> Drawn:
     images = pipe([prompt.text for prompt in prompts], generator=noise, **setting.arguments).images
-    return Drawn(images, (False,) * len(images))
+    return Drawn(images, (False,) * len(images), (0,) * len(images))
 
 
 def _draw_diffusers(
@@ -215,7 +219,7 @@ def _draw_diffusers(
             ).images
         finally:  # it puts them back itself, but not when it fails
             pipe.unet.set_attn_processor(before)
-    return Drawn(found, (None,) * len(found))
+    return Drawn(found, (None,) * len(found), (None,) * len(found))
 
 
 def _draw_paper(pipe: Any, setting: Setting, prompts: Sequence[Asked], noise: list[torch.Generator]) -> Drawn:
@@ -231,7 +235,8 @@ def _draw_guided(
     with guide(pipe, make(prompts)) as session:
         drawn = _draw_plain(pipe, setting, prompts, noise)
     shifts = session.run.total_shifts or (0.0,) * len(drawn.images)
-    return replace(drawn, moved=tuple(shift > 0 for shift in shifts))
+    moved = tuple(shift > 0 for shift in shifts)
+    return replace(drawn, moved=moved, probes=session.run.image_probes)
 
 
 def _indices(pipe: Any, prompts: Sequence[Asked]) -> list[list[int]]:

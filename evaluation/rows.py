@@ -44,7 +44,8 @@ class Evaluation:
         features: what tells how far an image is from the plain one, or None.
         likeness: what compares images with prompts, or None.
         checker: what best-of-N chooses by, without knowing what `eyes` see; None for nothing.
-        batch_size: images drawn at once. It changes no image, but costs are counted a batch.
+        batch_size: images drawn at once. It changes no image, but costs are counted a batch (`image_costs`
+            divides what guidance adds by the images' probes).
         counted: whether operations are counted, which slows a GPU down; without, costs are seconds.
     """
 
@@ -144,7 +145,8 @@ class Drawing:
             _save(drawn.images[row], whole.folder / path)
             about = {"item": item, "method": self.method.name, "prompt": prompt.text, "group": prompt.group}
             about |= {"kind": prompt.kind, "seed": seed, "noise": seeds[row], "image": path.as_posix()}
-            rows.append({**about, **found[row], "moved": drawn.moved[row], **cost})
+            about |= {"moved": drawn.moved[row], "probes": drawn.probes[row]}
+            rows.append({**about, **found[row], **cost})
         return rows
 
     def _drawn(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> tuple[Drawn, dict[str, Any]]:

@@ -280,12 +280,14 @@ class GuidedCall:
 
     def result(self) -> GuidedRun:
         """The record of the call, once it has ended."""
+        image_probes = tuple(map(sum, zip(self.prober.counts, self.starter.counts, strict=True)))
         return GuidedRun(
             prompts=tuple(self.host.image_prompts),
             spans=tuple(self.spans),
             steps=tuple(self.steps),
             maps=tuple(self.word_maps),
-            probes=self.prober.count + self.starter.count,
+            probes=sum(image_probes),
+            image_probes=image_probes,
             control_passes=self.host.control_passes,
             left_alone=tuple(self.watcher.left_alone),
             aim=max(self.objective.schedule.thresholds.values(), default=0.8),

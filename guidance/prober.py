@@ -27,14 +27,15 @@ class Prober:
     Attributes:
         objective: whose loss is taken.
         spans, last: the words of each image, and where its prompt ends.
-        count: number of probes so far, counted an image each.
+        counts: how often each image was probed so far.
     """
 
     def __init__(self, objective: Objective, host: Host, spans: Sequence[Sequence[Span]]) -> None:
         """Everything the losses need is found and checked; `spans` are those of each prompt."""
-        self.objective, self.host, self.count = objective, host, 0
+        self.objective, self.host = objective, host
         last = objective.last(host.tokenizer, host.prompts)
         self.spans = repeated(spans, host.repeats)
+        self.counts = [0] * len(self.spans)
         self.last = None if last is None else repeated(last, host.repeats)
         context = objective.context(host.tokenizer, host.prompts, spans)
         self.context = {name: repeated(found, host.repeats) for name, found in context.items()}
@@ -62,7 +63,8 @@ class Prober:
         spans = [self.spans[row] for row in chosen]
         last = None if self.last is None else [self.last[row] for row in chosen]
         part = call if len(chosen) == len(call.sample) else call.rows(rows)
-        self.count += len(chosen)
+        for row in chosen:
+            self.counts[row] += 1
         with torch.enable_grad():
             leaf = latents.detach().requires_grad_(True)
             maps = part.attention(leaf, layers)

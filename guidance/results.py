@@ -16,7 +16,7 @@ from .tokens import Span
 
 @dataclass(frozen=True)
 class StepLog:
-    """One guided step, at which attention was probed, or watched in the pipeline's own pass; an entry an image.
+    """One guided step: attention was probed, or watched in the pipeline's own pass; tuples are by image.
 
     Attributes:
         index: the denoiser's call, counted from 0; `timestep` and `fraction` (0 to 1) of the trajectory say
@@ -64,6 +64,7 @@ class GuidedRun:
         versions: of heedful and the libraries it stands on.
         control_passes: rows of a batch on which ControlNets were run once more after a nudge, each of several
             ControlNets counted.
+        image_probes: for each image, how often it was probed.
         left_alone: for each image, at how many guided steps its words had attention enough not to be probed.
     """
 
@@ -77,6 +78,7 @@ class GuidedRun:
     versions: Mapping[str, str]
     control_passes: int = 0
     left_alone: tuple[int, ...] = ()
+    image_probes: tuple[int, ...] = ()
 
     @property
     def word_attention(self) -> tuple[tuple[float, ...], ...]:
@@ -103,6 +105,7 @@ class GuidedRun:
             "probes": self.probes,
             "control_passes": self.control_passes,
             "left_alone": list(self.left_alone),
+            "image_probes": list(self.image_probes),
             "aim": self.aim,
             "word_attention": [list(image) for image in self.word_attention],
             "attended": [list(image) for image in self.attended],

@@ -12,7 +12,7 @@ import pytest
 from evaluating import PROMPTS, brighter, evaluation, row
 from heedful.evaluation import EvaluationError
 from heedful.evaluation import page as left
-from heedful.evaluation.comparison import compare
+from heedful.evaluation.comparison import compare, image_costs
 from heedful.evaluation.figures import (
     PAIRS,
     Results,
@@ -127,6 +127,23 @@ def test_help_that_is_not_needed_is_priced_and_missing_help_is_told() -> None:
     assert value(table, "other", "still complete") == 1
     assert value(table, "other", "left without help") == 0.5  # of items 1 and 2 the second was not moved
     assert table.get("other", "left without help").n == 2
+
+
+def test_what_guidance_adds_to_a_batch_is_divided_by_its_probes() -> None:
+    base = [row(place, {"cat": True}, forwards=50.0) for place in range(4)]
+    rows = [row(place, {"cat": True}, forwards=53.0) for place in range(4)]
+    for record, probes in zip(rows, (0, 1, 2, 1), strict=True):
+        record["probes"] = probes
+    assert [record["forwards"] for record in image_costs(rows, base)] == [50, 53, 56, 53]
+    assert [record["forwards"] for record in rows] == [53] * 4
+
+
+@pytest.mark.parametrize(("field", "unknown"), [("probes", None), ("forwards", None)])
+def test_costs_are_left_as_they_are_where_something_is_not_known(field: str, unknown: Any) -> None:
+    base = [row(place, {"cat": True}, forwards=50.0) for place in range(2)]
+    rows = [{**row(place, {"cat": True}, forwards=53.0), "probes": place} for place in range(2)]
+    rows[1][field] = unknown
+    assert image_costs(rows, base) == rows
 
 
 def test_who_cannot_tell_whether_it_moved_has_no_such_figure() -> None:

@@ -67,6 +67,7 @@ def test_plain_sampling_is_the_bare_pipeline(pipe: StableDiffusionPipeline) -> N
     assert pixels(found.images).shape == (2, 96, 64, 3)
     assert (pixels(found.images) == pixels(bare)).all()
     assert found.moved == (False, False)
+    assert found.probes == (0, 0)
 
 
 def test_an_image_does_not_depend_on_its_batch_and_candidates_have_other_noise(pipe: Any) -> None:
@@ -88,8 +89,9 @@ def test_parity_draws_what_diffusers_draws_and_both_leave_nothing_behind(pipe: A
     )  # a random model reaches no threshold
     theirs, ours = (drawn(pipe, method, setting) for method in (diffusers_pipeline(), parity()))
 
-    assert theirs.moved == (None, None)
+    assert theirs.moved == theirs.probes == (None, None)
     assert ours.moved == (True, True)
+    assert min(ours.probes) > 0
     assert abs(pixels(theirs.images) - pixels(ours.images)).max() <= 1
     assert (pixels(ours.images) != pixels(drawn(pipe, plain(), setting).images)).any()
     assert {name: id(one) for name, one in pipe.unet.attn_processors.items()} == before

@@ -59,7 +59,7 @@ def test_methods_share_their_noise_and_candidates_do_not(tmp_path: Path) -> None
     assert all(row["change"] > 1e-4 for row in other)
     assert all(row["change"] is None for row in whole.records(plain(1)))
     assert timeless(whole.records(brighter("same", by=0))) == [
-        {**row, "method": "same", "change": pytest.approx(0, abs=1e-6), "moved": True,
+        {**row, "method": "same", "change": pytest.approx(0, abs=1e-6), "moved": True, "probes": None,
          "image": row["image"].replace("plain", "same")}
         for row in timeless(base)
     ]  # fmt: skip
