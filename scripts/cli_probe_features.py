@@ -50,7 +50,7 @@ def features(
     noise: Annotated[float, typer.Option(help="Deviation of the noise at first; published: 0.5.")] = 0.3,
     jitter: Annotated[
         float, typer.Option(help="Longest move, as a share of the shorter side; published: 1/7.")
-    ] = 1 / 7,
+    ] = 0.143,
     variation: Annotated[float, typer.Option(help="Weight of smoothness; published: 0.09 to 0.9.")] = 0.09,
     out: Annotated[Path, typer.Option(help="The folder to write into; it is made.")] = Path("out"),
     seed: Annotated[int, typer.Option(help="Of the channels drawn, the noise and the scenes.")] = 0,

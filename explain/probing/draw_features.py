@@ -23,7 +23,7 @@ Line = list[Tile | Image.Image | None]
 
 
 def feature_sheet(found: Visualisation, title: str = "", side: int = SIDE) -> Image.Image:
-    """The images of a result, a line for each layer and kind, in the order of the layers.
+    """The images of a result, a line for each layer and kind; under each its channel and strength.
 
     Raises:
         ValueError: a side of less than 16 pixels.
@@ -31,7 +31,7 @@ def feature_sheet(found: Visualisation, title: str = "", side: int = SIDE) -> Im
     tiles: dict[tuple[int, str], Line] = {}
     for feature, picture, strength in zip(found.features, found.pictures(), found.strengths, strict=True):
         line = tiles.setdefault((feature.layer, feature.kind), [])
-        line.append(Tile(_blocks(picture, side), f"channel {feature.channel}: {strength:.2g}"))
+        line.append(Tile(_blocks(picture, side), f"{feature.channel}: {strength:.2f}"))
     order = sorted(tiles)
     labels = [f"layer {layer}, {kind.replace('_', ' ')}" for layer, kind in order]
     return sheet([tiles[key] for key in order], title=title or found.model, row_labels=labels, side=side)
@@ -114,7 +114,7 @@ def strongest(
 
 
 def _heads(number: int) -> list[str]:
-    return [("strongest scene" if number == 0 else f"scene {number + 1}"), "where in it"]
+    return [f"real image {number + 1}", "where in it"]
 
 
 def _heat(values: Float[Tensor, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
