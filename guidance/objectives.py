@@ -33,7 +33,7 @@ from .wants import Boxes, Groups, find_context, needed, one_a_prompt
 NEGLECTED = Schedule(
     {},
     since=0.05,
-    until=0.64,
+    until=0.72,
     enough={0.04: 0.32, 0.08: 0.37, 0.12: 0.43, 0.2: 0.49, 0.32: 0.55, 0.48: 0.57},
     moves_per_probe=2,
 )
