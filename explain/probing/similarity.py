@@ -196,8 +196,8 @@ def twin(model: nn.Module, seed: int = 0) -> nn.Module:
     like = next(model.parameters())
     bare_config = copy.deepcopy(config)
     bare_config._name_or_path = f"random twin of {model_name(model).removeprefix(kind.__name__).strip()}"
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # weights are drawn on the CPU: no other state is touched
         bare = kind(bare_config)
     return bare.to(like.device, like.dtype).eval()
 
