@@ -18,6 +18,7 @@ from rich.table import Table
 
 from . import settings as asked
 from .cli_benchmark import benchmark
+from .cli_debias import debias
 from .cli_debug import debug
 from .cli_evaluate import evaluate
 from .cli_explain import explain
@@ -53,6 +54,7 @@ app.command()(explain)
 app.command()(explain_methods)
 app.command()(evaluate)
 app.command()(debug)
+app.command()(debias)
 app.command()(benchmark)
 app.add_typer(probe, name="probe")
 

@@ -1,4 +1,4 @@
-"""Fine-tunes a classifier on what its relevance should be, by accelerate, and stops when that gets no better."""
+"""Fine-tunes a classifier on what its relevance should be, and stops when that gets no better."""
 
 from __future__ import annotations
 

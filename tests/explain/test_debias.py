@@ -1,4 +1,4 @@
-"""Debiasing lowers its loss, keeps the best epoch, stops early, leaves the model alone, and is saved whole."""
+"""Debiasing lowers its loss, keeps the best epoch, stops early, leaves what came alone, is saved whole."""
 
 from __future__ import annotations
 
