@@ -109,9 +109,8 @@ def find_spurious(
     found = explain(model, inputs, target, method, **settings)
     if found.image is None or tuple(found.image.shape) != (len(pixels), *grid):
         raise InputError(
-            f"wanted one target for each of {len(pixels)} images, got {len(found.targets)} targets: , ".join(
-                found.targets[:4]
-            )
+            f"wanted one target for each of {len(pixels)} images, got {len(found.targets)} targets: "
+            f"{', '.join(found.targets[:4])}"
         )
     relevance = found.image.clamp_min(0)
     relevance = relevance / relevance.mean((1, 2), keepdim=True).clamp_min(1e-12)
