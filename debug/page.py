@@ -1,4 +1,4 @@
-"""The page of `heedful debug`: its two tabs, the files it lends for download, and its end."""
+"""The page of `heedful debug`: its three tabs, the files it lends for download, and its end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final
 from .page_draw import DrawTab
 from .page_explain import ExplainTab
 from .page_jobs import Worker
+from .page_probe import ProbeTab
 from .page_reports import lent
 from .page_services import Services
 from .page_shared import Shared, part, style
@@ -30,6 +31,8 @@ def make_page(services: Services, shared: Shared) -> Any:
             DrawTab(shared, services)
         with gr.Tab("Explain", id="explain-tab"):
             ExplainTab(shared, services)
+        with gr.Tab("Probe", id="probe-tab"):
+            ProbeTab(shared, services)
 
         def left(request: gr.Request) -> None:
             shared.sessions.close(str(request.session_hash))

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
-from PIL import Image
+from PIL import Image, ImageOps
 
+from ..emoji.cheating import Kind, marked_scene
+from ..emoji.world import scenes
 from ..explain import settings_of
 from .errors import AttemptError, PageError
 from .page_services import EMBEDDED, Question
+from .probing import ALONE, SIMILARITY, ProbeQuestion
 from .settings import AttemptSettings
 
 OWN: Final = "default"
 """The scheduler that the model came with."""
 TEXTS, CLASSES = "texts", "classes"
+SEEN: Final = ("classifier", "judge", "clip", "cheater", "resnet")
+"""The embedded models that can be probed, by the names of their folders."""
+SCENES: Final = 9_300
+"""The seed of the scenes that the third tab looks at: nothing was trained or measured on them."""
 
 
 def asked_settings(
@@ -115,6 +124,63 @@ def asked_question(
         point=point,
         **chosen,
     )
+
+
+def asked_probe(
+    image: Image.Image | None,
+    more: Sequence[Image.Image],
+    probe: str,
+    model: str | None,
+    other: str | None,
+    count: int,
+    point: tuple[float, float] | None = None,
+) -> ProbeQuestion:
+    """The third tab's fields as a question.
+
+    Args:
+        image: the one that is looked at; `more`: those that the user gave besides.
+        count: so many fresh scenes of the emoji world are looked at by what wants many images, where the user
+            gave none.
+
+    Raises:
+        PageError: without an image for what looks at one, or without a model.
+    """
+    named, second = (model or "").strip(), (other or "").strip()
+    if not named or (probe == SIMILARITY and not second):
+        raise PageError(f"name a model: {', '.join(SEEN)}, or a folder or hub id")
+    if probe in ALONE:
+        if image is None:
+            raise PageError("there is no image: upload one, or take a scene")
+        images: tuple[Image.Image, ...] = (image,)
+    else:
+        images = tuple(more) or fresh_scenes(int(count))
+    return ProbeQuestion(probe, images, named, second, point)
+
+
+def fresh_scenes(count: int) -> tuple[Image.Image, ...]:
+    """Scenes of the emoji world, always the same ones."""
+    return tuple(Image.fromarray(each.image) for each in scenes(SCENES, count))
+
+
+def scene(number: int, kind: Kind) -> Image.Image:
+    """A scene of one thing: "clean", or with the mark of another thing in a corner ("conflict")."""
+    return Image.fromarray(marked_scene(SCENES * 1_000_000 + number, kind).scene.image)
+
+
+def opened(files: Sequence[str] | None) -> tuple[Image.Image, ...]:
+    """The images of uploaded files.
+
+    Raises:
+        PageError: for a file that is no image.
+    """
+    found = []
+    for file in files or ():
+        try:
+            with Image.open(file) as image:
+                found.append(flattened(ImageOps.exif_transpose(image)))
+        except (OSError, Image.DecompressionBombError, ValueError, SyntaxError):
+            raise PageError(f"{Path(file).name} is no image that can be read; leave it out") from None
+    return tuple(found)
 
 
 def parsed_number(name: str, text: str | None) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from PIL import Image
 
 from ..explain import Relevance
+from .probing import Seer
 
 EMBEDDED: Final = "embedded"
 """How the page calls the model that comes with the package."""
@@ -51,11 +52,13 @@ class Services:
     Attributes:
         load: the pipeline of a model (a folder or a hub id; None for the embedded one), such as `Pipelines`.
         explain: the answer to a question about an image.
+        see: a model of images with its processor, by the name of an embedded one, a folder or a hub id.
         model: the model that a new tab begins with.
     """
 
     load: Callable[[str | None], Any]
     explain: Callable[[Question], Answer]
+    see: Callable[[str], Seer]
     model: str | None = None
 
 

@@ -35,6 +35,8 @@ class Session:
         step: the index of the step looked at; None for the mean of all.
         job: what it waits for.
         image: the image that the second tab explains; `grid` the (rows, columns) of its patches, once known.
+        probed: the image that the third tab looks at; `probed_grid` as `grid`.
+        scenes: how many scenes the third tab has taken.
     """
 
     key: str = ""
@@ -46,6 +48,9 @@ class Session:
     job: Job | None = None
     image: Image.Image | None = None
     grid: tuple[int, int] = (8, 8)
+    probed: Image.Image | None = None
+    probed_grid: tuple[int, int] = (8, 8)
+    scenes: int = 0
 
     def add(self, attempt: Attempt) -> Entry:
         """Remember an attempt and show it; the oldest makes room."""

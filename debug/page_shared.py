@@ -1,4 +1,4 @@
-"""What both tabs of the page share: the worker, the sessions, how a job is followed, a failure told."""
+"""What the tabs of the page share: the worker, the sessions, how a job is followed, a failure told."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ MARKS: Final = {"heeded": "✓", "neglected": "✗", "unsure": "?"}
 
 
 @cache
-def _macros() -> Any:
+def macros() -> Any:
+    """The macros of `templates/page.html`, which escape every text."""
     world = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -50,12 +51,12 @@ def _macros() -> Any:
 
 def progress(told: Progress) -> str:
     """A bar with what is being done; the queue, where other jobs come first."""
-    return str(_macros().progress(told))
+    return str(macros().progress(told))
 
 
 def notice(text: str, kind: str = "plain") -> str:
     """One line for the person: of kind "plain", "good" or "bad"."""
-    return str(_macros().notice(text, kind))
+    return str(macros().notice(text, kind))
 
 
 def held(attempt: Attempt, word: str | None) -> str | None:
@@ -84,13 +85,13 @@ def words(attempt: Attempt, chosen: str | None) -> str:
                 "verdict": verdict and verdict.verdict,
             }
         )
-    return str(_macros().words(found, chosen))
+    return str(macros().words(found, chosen))
 
 
 def pair(attempt: Attempt, word: str | None, step: int | None) -> str:
     """Plain beside guided, bare or with a word's attention at one step or on average over all."""
     cells = [_cell(attempt, drawn, word, step) for drawn in (attempt.plain, attempt.guided)]
-    return str(_macros().pair(cells, word, _moment(attempt, step)))
+    return str(macros().pair(cells, word, _moment(attempt, step)))
 
 
 def evidence(attempt: Attempt, word: str | None) -> str:
@@ -99,7 +100,7 @@ def evidence(attempt: Attempt, word: str | None) -> str:
     rows = [(span.label, [_outcome(one, span.label) for one in both]) for span in attempt.guided.spans]
     maps = [one for drawn in both for one in _relevances(drawn, word)]
     checked = attempt.guided.verdict is not None
-    return str(_macros().evidence(rows, maps, word, checked))
+    return str(macros().evidence(rows, maps, word, checked))
 
 
 def losses(attempt: Attempt, step: int | None) -> str:
@@ -114,7 +115,7 @@ def losses(attempt: Attempt, step: int | None) -> str:
     across = None
     if chart is not None and step is not None:
         across = chart.left + (chart.right - chart.left) * step / max(steps_of(attempt) - 1, 1)
-    return str(_macros().losses(chart, across))
+    return str(macros().losses(chart, across))
 
 
 def history(session: Session) -> str:
@@ -132,7 +133,7 @@ def history(session: Session) -> str:
         }
         for entry in reversed(session.history)
     ]
-    return str(_macros().history(cards, session.shown, session.forgotten))
+    return str(macros().history(cards, session.shown, session.forgotten))
 
 
 def comparison(first: Entry, second: Entry, word: str | None) -> str:
@@ -150,18 +151,18 @@ def comparison(first: Entry, second: Entry, word: str | None) -> str:
     rows = [
         (label, [_outcome(drawn, label) for e in (first, second) for drawn in _both(e)]) for label in labels
     ]
-    return str(_macros().comparison(first.number, second.number, changed, images, rows))
+    return str(macros().comparison(first.number, second.number, changed, images, rows))
 
 
 def downloads(session: Session) -> str:
     """Links that make the report of the shown attempt, and of all attempts."""
-    return str(_macros().downloads(session.key, session.shown, len(session.history)))
+    return str(macros().downloads(session.key, session.shown, len(session.history)))
 
 
 def picture(image: Image.Image, grid: tuple[int, int], cursor: tuple[int, int] | None) -> str:
     """An image whose patches can be clicked; a (rows, columns) grid, one patch framed."""
     src = data_uri(enlarged(image), "webp")
-    return str(_macros().picture(src, "The image to explain.", grid, cursor or (-1, -1)))
+    return str(macros().picture(src, "The image to explain.", grid, cursor or (-1, -1)))
 
 
 def answers(relevance: Relevance, seen: Image.Image, note: str, *, scored: bool) -> str:
@@ -180,7 +181,7 @@ def answers(relevance: Relevance, seen: Image.Image, note: str, *, scored: bool)
     scale = (
         "least to most in each map" if not relevance.signed else "blue speaks against, red and sand for it"
     )
-    return str(_macros().answers(found, note, {"signed": relevance.signed, "scale": scale}))
+    return str(macros().answers(found, note, {"signed": relevance.signed, "scale": scale}))
 
 
 def _tinted(relevance: Relevance, row: int) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,14 @@ from PIL import Image
 
 from ..debug import page_server as server
 from ..debug.errors import PageError
+from ..debug.page_forms import SEEN
 from ..debug.page_jobs import Worker
 from ..debug.page_services import Answer, Pipelines, Question, Services
+from ..debug.probing import Seer
 from . import explain, generate
 from .explain_settings import ExplainSettings
+from .loading import embedded, load_model, load_processor, seen_box
+from .machine import choose, one_line
 from .settings import GenerateSettings, Request, UsageError
 
 
@@ -62,7 +66,7 @@ def _serve(settings: DebugSettings, threads: int | None, bound: Any, started: Ca
         first = worker.submit(lambda _: pipelines(settings.model))
         if settings.model is not None:
             first.result()  # a name that was typed wrongly shows here, and not in the page
-        services = Services(pipelines, _explainer(settings), settings.model)
+        services = Services(pipelines, _explainer(settings), _seeing(settings), settings.model)
         server.serve(page.make_app(services, worker), bound, started)
     finally:
         worker.close()
@@ -120,6 +124,35 @@ def _answered(settings: DebugSettings, asked: Question) -> Answer:
         (x, y), (left, top), (width, height) = asked.point, question.corner, question.shown.size
         wanted = replace(wanted, query=(left + x * width, top + y * height))
     return Answer(next(iter(explain.answer(wanted, question))), question.shown)
+
+
+def _seeing(settings: DebugSettings) -> Callable[[str], Seer]:
+    def see(name: str) -> Seer:
+        try:
+            return _seer(settings, name)
+        except UsageError as problem:
+            raise PageError(str(problem)) from problem
+
+    return see
+
+
+def _seer(settings: DebugSettings, name: str) -> Seer:
+    """A model of images; an embedded one by its name, which a folder of that name would hide."""
+    device, dtype = choose(settings.device, settings.dtype)
+    named = Path(name).is_dir() or name not in SEEN
+    folder = name if named else embedded(name)
+    model = load_model(folder, device, getattr(torch, dtype), named=named)
+    processor = load_processor(folder, texts=False)
+
+    def prepare(images: Sequence[Image.Image]) -> tuple[torch.Tensor, list[Image.Image]]:
+        boxes = [[round(end) for end in seen_box(processor, image.size)] for image in images]
+        try:
+            pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
+        except (ValueError, TypeError, KeyError) as problem:
+            raise PageError(f"the image processor of {name} refused: {one_line(problem)}") from problem
+        return pixels, [image.crop((*box,)) for image, box in zip(images, boxes, strict=True)]
+
+    return Seer(model, prepare)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

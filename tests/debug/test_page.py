@@ -186,6 +186,27 @@ def test_a_drawn_image_is_explained_and_a_clicked_patch_shows_what_it_attends_to
     expect(page.get_by_label("Layer", exact=True)).to_have_value("")
 
 
+def test_a_false_mark_is_found_and_a_clicked_patch_shows_where_its_heads_look(tab: Tab) -> None:
+    page = tab.page
+    page.get_by_role("tab", name="Probe").click()
+    page.locator("button#probe").click()
+    expect(page.locator("#probe-status [role=alert]")).to_contain_text("there is no image")
+
+    page.get_by_role("button", name="A scene with a false mark").click()
+    expect(page.locator("#patches img")).to_have_count(1)
+    page.locator("#probes").get_by_label("spurious patches").check()
+    page.locator("#probe-model input").fill("cheater")
+    page.locator("#probe-model input").press("Enter")
+    page.locator("button#probe").click()
+    expect(page.locator("#finding")).to_contain_text("without the framed ones")
+    expect(page.locator("#finding tbody tr")).to_have_count(3)
+
+    page.locator("#patches button").click(position={"x": 5, "y": 5})
+    expect(page.locator("#finding")).to_contain_text("What the patch in row 1, column 1 attends to")
+    expect(page.locator("#probes").get_by_label("head maps")).to_be_checked()
+    expect(page.locator("button#probe-cancel")).to_be_disabled()
+
+
 def test_the_saved_report_opens_offline_with_and_without_scripts(
     tab: Tab, browser: Browser, tmp_path: Path
 ) -> None:
