@@ -184,14 +184,16 @@ def report(told: Places, rows: Sequence[Row], seed: int) -> str:
     lines = [
         f"{count} scenes of two subjects (seed {seed}), {per[0]} nouns, {per[2]} words for colours, "
         f"timesteps {', '.join(f'{step:.0f}' for step in told.steps)}, float32, CPU; {versions}. "
-        "AUC, the mean over steps, heads and words, with 95 % intervals by bootstrap over scenes.",
+        f"A subject's mask is {100 * float(told.areas.mean()):.0f} % of the image in the mean. AUC, the mean "
+        "over steps, heads and words, with 95 % intervals by bootstrap over scenes; a layer's is the mean of "
+        "its heads' own, those of the last two rows are of one map, the mean of many heads'.",
         "",
         f"| layer, grid | {KINDS[0]} | noun, focus | {KINDS[1]} | {KINDS[2]} | best step (t) | best head "
         "| worst head |",
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [_layer_line(told, rows, name) for name in told.layers]
-    return "\n".join([*lines, "", *_selection(told, rows)])
+    return "\n".join([*lines, "", *_by_step(told, rows), "", *_selection(told, rows)])
 
 
 def _layer_line(told: Places, rows: Sequence[Row], name: str) -> str:
@@ -205,6 +207,18 @@ def _layer_line(told: Places, rows: Sequence[Row], name: str) -> str:
     single = len(heads) == 1
     cells += ["", ""] if single else [_number(float(heads.max())), _number(float(heads.min()))]
     return f"| {' | '.join(cells)} |"
+
+
+def _by_step(told: Places, rows: Sequence[Row]) -> list[str]:
+    """The mean of all layers and heads, step by step."""
+    lines = [
+        f"| {ALL}, AUC at t = | {' | '.join(f'{step:.0f}' for step in told.steps)} |",
+        "|---" * (1 + len(told.steps)) + "|",
+    ]
+    for kind, name in enumerate(KINDS):
+        values = told.auc[ALL][:, _of_kind(rows, kind), 0].mean(1).tolist()
+        lines.append(f"| {name} | {' | '.join(map(_number, values))} |")
+    return lines
 
 
 def _selection(told: Places, rows: Sequence[Row]) -> list[str]:
@@ -278,7 +292,9 @@ def plot(told: Places, rows: Sequence[Row]) -> Any:
         axes.set_xticks(range(len(across)), across, fontsize=6, rotation=45)
         axes.set_yticks(range(len(layers)), layers, fontsize=7)
         axes.set_xlabel(title, fontsize=7)
-    drawn.colorbar(image, ax=middle, shrink=0.8).set_label("AUC, noun against its own mask", fontsize=6)
+    bar = drawn.colorbar(image, ax=middle, shrink=0.8)
+    bar.set_label("AUC, noun against its own mask", fontsize=6)
+    bar.ax.tick_params(labelsize=6)
     _plot_kinds(right, told, rows)
     return drawn
 
