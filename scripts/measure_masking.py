@@ -8,27 +8,40 @@ are compared in pairs. A row a training goes into runs/masking/rows.jsonl.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import numpy as np
 import torch
 import typer
 from heedful.emoji.judge import to_tensor
 from heedful.emoji.vocabulary import SUBJECTS
 from heedful.emoji.world import Scene, scenes
+from heedful.explain.probing.plots import COLOURS, empty, save
 from heedful.explain.probing.pretraining import (
     Budget,
+    Pretraining,
     encoded,
     pretrain,
     probe_accuracy,
+    steps_to,
 )
 from heedful.explain.probing.sift import concentration
+from heedful.scripts.emoji_figures import line
+from heedful.scripts.marks import write_between_marks
+from heedful.scripts.settings import UsageError
 from PIL import Image
 from rich.console import Console
+from scipy import stats
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-BEGIN, END = "<!-- masking figures: begin -->", "<!-- masking figures: end -->"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARKS: Final = "<!-- masking: begin -->", "<!-- masking: end -->"
 FOLDER: Final = Path("runs/masking")
 STRENGTHS: Final = {"random": 0.0, "concentrated hidden more": 2.0, "empty hidden more": -2.0}
 SEEDS: Final = {"train": 9_410, "held out": 9_411, "probe, fit": 9_412, "probe, tested": 9_413}
@@ -68,6 +81,114 @@ def run(
             with (out / "rows.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             console.print(masking, seed, f"loss {row['losses'][-1]:.4f}", f"probe {row['probe']:.3f}")
+
+
+@app.command()
+def write(
+    out: Annotated[Path, typer.Option(help="folder of the rows")] = FOLDER,
+    document: Annotated[Path | None, typer.Option(help="a document with the marks")] = None,
+) -> None:
+    """Print tables of the rows, or write them into a document and draw the curves beside it."""
+    rows = _rows(out)
+    whole = [seed for seed in sorted({row["seed"] for row in rows}) if _complete(rows, seed)]
+    if len(whole) < 2:
+        raise UsageError(
+            f"{out} holds {len(whole)} seeds with all maskings; wanted are at least 2: run first"
+        )
+    kept = [row for row in rows if row["seed"] in whole]
+    text = "\n\n".join(_tables(kept, whole))
+    print(text)
+    if document is not None:
+        write_between_marks(document, text, MARKS)
+        save(_curves(kept), document.parent / "pictures" / "sift-masking.png")
+
+
+def _complete(rows: list[Row], seed: int) -> bool:
+    return {row["masking"] for row in rows if row["seed"] == seed} == set(STRENGTHS)
+
+
+def _tables(rows: list[Row], seeds: list[int]) -> Iterator[str]:
+    settings = rows[0]["settings"]
+    yield (
+        f"{len(seeds)} seeds; {settings['steps']} steps of {settings['batch']} of {settings['images']} "
+        f"scenes, {settings['ratio']:.0%} of the patches hidden; mean over seeds (95 % interval by Student's "
+        "t), and the difference from random masks seed by seed."
+    )
+    head = ["masks in training", "loss on random masks", "difference", "steps to the random run's last loss"]
+    lines = [[*head, "linear probe, %", "difference, points"]]
+    random = _of(rows, "random")
+    for masking in STRENGTHS:
+        own = _of(rows, masking)
+        loss, probe = (np.array([row[name] for row in own]) for name in ("last", "probe"))
+        reached = "-" if masking == "random" else _reached(own, random)
+        cells = [_mean(loss, "{:.4f}"), _apart(loss, random, "last", "{:+.4f}"), reached]
+        cells += [_mean(100 * probe, "{:.1f}"), _apart(100 * probe, random, "probe", "{:+.1f}", 100)]
+        lines.append([masking, *cells])
+    untrained = _mean(100 * np.array([row["probe_before"] for row in random]), "{:.1f}")
+    lines.append(["untrained", "-", "-", "-", untrained, "-"])
+    yield _table(lines)
+    yield "The last loss under each kind of masks, of the same held-out scenes:"
+    lines = [["masks in training", *(f"{masking}" for masking in STRENGTHS)]]
+    for masking in STRENGTHS:
+        values = [[row["masked"][str(each)] for row in _of(rows, masking)] for each in STRENGTHS.values()]
+        lines.append([masking, *(_mean(np.array(each), "{:.4f}") for each in values)])
+    yield _table(lines)
+    told = ", ".join(f"{name} {number}" for name, number in rows[0]["versions"].items())
+    scenes_of = ", ".join(f"{name} {seed}" for name, seed in SEEDS.items())
+    yield f"float32 on a CPU; {told}. Seeds of the scenes: {scenes_of}; of weights, order and masks {seeds}."
+
+
+def _of(rows: list[Row], masking: str) -> list[Row]:
+    own = sorted((row for row in rows if row["masking"] == masking), key=lambda row: row["seed"])
+    return [{**row, "last": row["losses"][-1]} for row in own]
+
+
+def _mean(values: np.ndarray, shape: str) -> str:
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    low, high = values.mean() - half, values.mean() + half
+    return f"{shape.format(values.mean())} ({shape.format(low)} to {shape.format(high)})"
+
+
+def _apart(values: np.ndarray, random: list[Row], name: str, shape: str, times: float = 1) -> str:
+    others = times * np.array([row[name] for row in random])
+    return "-" if np.array_equal(values, others) else _mean(values - others, shape)
+
+
+def _reached(own: list[Row], random: list[Row]) -> str:
+    """Of each seed the step at which the run is where its random twin ends."""
+    steps = [
+        steps_to(
+            Pretraining(row["strength"], tuple(row["steps"]), tuple(row["losses"]), {}), twin["losses"][-1]
+        )
+        for row, twin in zip(own, random, strict=True)
+    ]
+    never = sum(math.isinf(step) for step in steps)
+    if never:
+        there = ", ".join(f"{step:.0f}" for step in steps if not math.isinf(step))
+        return f"never in {never} of {len(steps)} seeds" + (f"; else {there}" if there else "")
+    return _mean(np.array(steps), "{:.0f}") if len(set(steps)) > 1 else f"{steps[0]:.0f}"
+
+
+def _curves(rows: list[Row]) -> Figure:
+    """The loss on random masks over the steps, and its last third: every seed thin, the mean thick."""
+    figure, axes = empty(7.2, 2.9, 1, 2)
+    for place, masking in enumerate(STRENGTHS):
+        own = _of(rows, masking)
+        losses = np.array([row["losses"] for row in own])
+        for panel, begin in zip(axes.flat, (0, 2 * len(own[0]["steps"]) // 3), strict=True):
+            steps = own[0]["steps"][begin:]
+            panel.plot(steps, losses[:, begin:].T, color=COLOURS[place], linewidth=0.5, alpha=0.5)
+            mean_ = losses[:, begin:].mean(0)
+            panel.plot(steps, mean_, color=COLOURS[place], linewidth=1.8, label=masking)
+            panel.set_xlabel("step", fontsize=8)
+    axes[0, 0].set_ylabel("held-out loss, random masks", fontsize=8)
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    axes[0, 1].set_title("the last third", fontsize=8)
+    return figure
+
+
+def _table(lines: list[list[str]]) -> str:
+    return "\n".join(line(each) for each in (lines[0], ["---"] * len(lines[0]), *lines[1:]))
 
 
 def _counts(images: int) -> dict[str, int]:
@@ -124,8 +245,10 @@ def _probed(model: torch.nn.Module, data: dict[str, dict[str, torch.Tensor]]) ->
 
 
 def _rows(out: Path) -> list[Row]:
+    """One row a training, also where two processes have made the same one."""
     file = out / "rows.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    rows = [json.loads(text) for text in file.read_text().splitlines()] if file.is_file() else []
+    return list({(row["masking"], row["seed"]): row for row in rows}.values())
 
 
 if __name__ == "__main__":
