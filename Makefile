@@ -20,7 +20,7 @@ demo: $(VENV)/.runs ## Install, then draw "a cat and a frog" plain and guided in
 	$(OFFLINE) $(VENV)/bin/heedful generate "a cat and a frog" --out out/demo
 
 test: $(VENV)/.develops chromium ## Install what development needs, then run the tests (ARGS="-k name" to choose)
-	$(OFFLINE) $(PYTHON) -m pytest $(ARGS)
+	$(OFFLINE) $(PYTHON) -m pytest -n logical --dist loadfile $(ARGS)
 
 lint: $(VENV)/.develops types ## Check style, format and types
 	$(VENV)/bin/ruff check .

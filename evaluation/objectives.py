@@ -47,6 +47,13 @@ ENOUGH: Final = Schedule({}, until=0.52, enough={0.0: 0.35, 0.368: 0.58})
 """As `WATCHED`, but content with less attention."""
 WATCHED: Final = Schedule({}, until=0.52, enough={0.0: 0.42, 0.32: 0.66})
 """A probe at the first step and before every move; few images have so much attention early on."""
+THOROUGH: Final = Schedule(
+    {},
+    since=0.05,
+    until=0.72,
+    enough={0.04: 0.32, 0.08: 0.38, 0.12: 0.43, 0.2: 0.5, 0.32: 0.56, 0.48: 0.59},
+)
+"""As the default's, but content with a little more attention only, and with a probe before every move."""
 SCHEDULE: Final = Schedule({}, until=0.44)
 """One move in each of the first 11 of 25 steps: a quarter more than plain sampling, where a probe with its
 gradient costs 1.14 forwards and a step two."""
@@ -220,6 +227,10 @@ def _presets() -> dict[str, Named]:
         "default": Named(
             "heedful's default: `attention_peak`, for the neglected only",
             lambda prompts: AttendAndExcite(words_of(prompts)),
+        ),
+        "thorough": Named(
+            "the default, asking for more attention, with a probe before every move",
+            lambda prompts: AttendAndExcite(words_of(prompts), schedule=THOROUGH),
         ),
         "refined": Named(
             "Attend-and-Excite corrected: its loss, refined at the paper's points",
