@@ -11,6 +11,7 @@ from .errors import (
     ExplainError,
     InputError,
     TargetError,
+    TrainingError,
     UnknownFamilyError,
     UnsupportedMethodError,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Relevance",
     "TargetError",
     "Tile",
+    "TrainingError",
     "UnknownFamilyError",
     "UnsupportedMethodError",
     "Verdict",

@@ -176,8 +176,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
     told = ", ".join(f"{name} {number}" for name, number in first[0]["versions"].items())
     lines = [
         f"{len({row['seed'] for row in rows})} seeds, each with {LEARNT} scenes to learn from, {WATCHED} to "
-        f"stop by, {TESTED} of each kind to be tested on (relevance: {LOOKED_AT} conflicting ones). Intervals "
-        f"are of 95 %, over scenes; {told}, CPU, float32.",
+        f"stop by, {TESTED} of each kind to be tested on (relevance: {LOOKED_AT} conflicting ones). "
+        f"Intervals are of 95 %, over scenes; {told}, CPU, float32.",
         "",
         "| way | accuracy, conflicting marks | accuracy, no marks | relevance inside the mask |",
         "|---|---|---|---|",

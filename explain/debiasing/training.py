@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from ..errors import TrainingError
@@ -92,7 +93,9 @@ def fine_tune(
 def _precision(device: str | torch.device | None) -> dict[str, Any]:
     """What accelerate is asked for: float16 on CUDA, which it takes where it is there, else float32."""
     cuda = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
-    return {"mixed_precision": "fp16" if cuda else "no", "cpu": not cuda}
+    # DINOv2 has a mask token that no forward uses, for which several processes would wait.
+    spread = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return {"mixed_precision": "fp16" if cuda else "no", "cpu": not cuda, "kwargs_handlers": [spread]}
 
 
 def _batches(
