@@ -58,7 +58,7 @@ def similarity(
         bool, typer.Option("--control", help="Compare twins with random weights as well.")
     ] = False,
     count: Annotated[int, typer.Option(help="How many emoji scenes.")] = 128,
-    batch_size: Annotated[int, typer.Option(help="Images at once; CKA hardly depends on it.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Images at once; CKA of larger ones varies less.")] = 16,
     out: Annotated[Path, typer.Option(help="The folder to write into; it is made.")] = Path("out"),
     seed: Annotated[int, typer.Option(help="Of the scenes, the twins and the probes.")] = 0,
     device: Annotated[

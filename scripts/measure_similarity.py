@@ -6,6 +6,7 @@ pictures. Each measurement is kept in --out as it comes, so that a stopped run g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -32,9 +33,10 @@ from torch import Tensor, nn
 
 MARKS: Final = "<!-- similarity: begin -->", "<!-- similarity: end -->"
 SEED: Final = 8_100  # scenes that no model was trained, chosen or measured on
+TWINS: Final = "random twins of both"
 PAIRS: Final = {
     "ViT and ResNet": ("vit", "resnet"),
-    "random twins of both": ("random vit", "random resnet"),
+    TWINS: ("random vit", "random resnet"),
     "ViT and itself": ("vit", "vit"),
     "ResNet and itself": ("resnet", "resnet"),
     "ViT and pixels": ("vit", "pixels"),
@@ -167,13 +169,22 @@ def _about(seeds: int, images: int) -> str:
 def _compared(kept: _Kept, seeds: int, write: Path | None) -> Iterator[str]:
     found = {pair: [kept.similarity(pair, seed) for seed in range(seeds)] for pair in PAIRS}
     shown = {pair: _pooled(found[pair]) for pair in list(PAIRS)[:4]}
+    shown[TWINS] = found[TWINS][0]  # every seed has its own twins, which are not to be pooled
     if write is not None:
         _draw(draw_similarity.heatmaps(dict(list(shown.items())[:2])), write, "similarity.png")
         _draw(draw_similarity.heatmaps(dict(list(shown.items())[2:])), write, "similarity-itself.png")
     both = shown["ViT and ResNet"]
     yield "### Which layers are alike"
     rows = [
-        line(["layer of the ViT", "nearest of the ResNet", "CKA", "the same pair of random twins", "pixels"])
+        line(
+            [
+                "layer of the ViT",
+                "nearest of the ResNet",
+                "CKA",
+                "the same pair of random twins",
+                "ViT and bare pixels",
+            ]
+        )
     ]
     rows.append(line(["---"] * 5))
     for place, (name, nearest, _) in enumerate(both.nearest()):
@@ -182,7 +193,7 @@ def _compared(kept: _Kept, seeds: int, write: Path | None) -> Iterator[str]:
         cells.append(_over([each.cka[place, 0] for each in found["ViT and pixels"]]))
         rows.append(line([f"`{name}`", f"`{nearest}`", *cells]))
     yield "\n".join(rows)
-    yield "And what the layers of the ResNet, and of the random twins, share with the bare pixels:"
+    yield "CKA of each layer with the bare pixels:"
     rows = [line(["layer", "trained", "random twin"]), line(["---"] * 3)]
     for kind in ("ViT", "ResNet"):
         one, other = found[f"{kind} and pixels"], found[f"random {kind} and pixels"]
@@ -196,10 +207,18 @@ def _compared(kept: _Kept, seeds: int, write: Path | None) -> Iterator[str]:
 def _sizes(kept: _Kept) -> Iterator[str]:
     """What the size of the minibatches changes, on the scenes of the first seed."""
     whole = kept.similarity("ViT and ResNet", 0, kept.images).cka
-    rows = [line(["images in a minibatch", "largest difference from all at once"]), line(["---"] * 2)]
-    for size in (8, 16, 32, 64):
-        apart = (kept.similarity("ViT and ResNet", 0, size).cka - whole).abs().max()
-        rows.append(line([str(size), f"{apart:.3f}"]))
+    heads = [
+        "images in a minibatch",
+        "largest difference from all at once",
+        "mean",
+        "half of an interval, mean",
+    ]
+    rows = [line(heads), line(["---"] * len(heads))]
+    for size in (8, 16, 32):
+        one = kept.similarity("ViT and ResNet", 0, size)
+        apart, (low, high) = one.cka - whole, one.interval
+        cells = [f"{apart.abs().max():.3f}", f"{apart.mean():.3f}", f"{(high - low).mean() / 2:.3f}"]
+        rows.append(line([str(size), *cells]))
     yield f"The size of the minibatches, over the same {kept.images} scenes, all 42 pairs of layers:"
     yield "\n".join(rows)
 
@@ -230,8 +249,8 @@ def _reach(kept: _Kept, write: Path | None, seeds: int = 3) -> Iterator[str]:
     for name in BESIDE[:2]:
         trained, random = found[name], found[f"random {name}"]
         for layer in trained[0].maps:
-            cells = [_over([each.reach[layer] for each in every], 1) for every in (trained, random)]
-            cells += [_over([each.half[layer] for each in every]) for every in (trained, random)]
+            cells = [_over([each.reach[layer] for each in every], 1, math.inf) for every in (trained, random)]
+            cells += [_over([each.half[layer] for each in every], 3) for every in (trained, random)]
             rows.append(line([f"`{layer}`", *cells]))
     yield "\n".join(rows)
 
@@ -278,12 +297,12 @@ def _read(kept: _Kept, write: Path | None) -> Iterator[str]:
     yield "\n".join(rows)
 
 
-def _over(values: Sequence[Any], digits: int = 2) -> str:
-    """A mean over seeds with the ends of Student's interval."""
+def _over(values: Sequence[Any], digits: int = 2, most: float = 1.0) -> str:
+    """A mean over seeds with the ends of Student's interval, of values that are at most so large."""
     found = np.array([float(each) for each in values])
     half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
     middle = found.mean()
-    return f"{middle:.{digits}f} ({middle - half:.{digits}f} to {middle + half:.{digits}f})"
+    return f"{middle:.{digits}f} ({middle - half:.{digits}f} to {min(middle + half, most):.{digits}f})"
 
 
 def _pictures(write: Path) -> Path:

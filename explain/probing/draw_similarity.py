@@ -75,11 +75,12 @@ def lines(
         layers: by title the layers' names.
         up: what the values are.
     """
+    names = list(dict.fromkeys(name for own in panels.values() for name in own))
     figure, axes = empty(3.2 * len(panels) + 0.6, 2.9, 1, len(panels), sharey=True)
     for each, (title, own) in zip(axes.flat, panels.items(), strict=True):
-        for place, (name, points) in enumerate(own.items()):
+        for name, points in own.items():
             value, low, high = np.array(points, dtype=float).T
-            colour = GRAY if name.startswith("chance") else COLOURS[place % len(COLOURS)]
+            colour = GRAY if name == "chance" else COLOURS[names.index(name) % len(COLOURS)]
             each.plot(value, "o-", color=colour, label=name, linewidth=1.4, markersize=3)
             each.fill_between(range(len(value)), low, high, color=colour, alpha=0.15, linewidth=0)
         each.set_xticks(range(len(layers[title])), short(layers[title]), fontsize=6, rotation=60, ha="right")

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..relevance import model_name, versions
 from .cka import MinibatchCKA, token_grams
 from .files import read, write
+from .plots import short
 from .vision import look, tokens_of
 
 FORMAT: Final = "heedful.localisation/1"
@@ -75,7 +76,7 @@ class Localisation:
         Raises:
             InputError: for a token that is not there.
         """
-        tiles, labels = [], []
+        tiles = []
         for name, each in self.cka.items():
             height, width = each.shape[1:]
             place = self.specials[name] + height // 2 * width + width // 2 if token is None else token
@@ -84,8 +85,7 @@ class Localisation:
             tile = Image.fromarray(colours(each[place].nan_to_num(0.0).clamp(0, 1).numpy()))
             size = round(side * width / max(height, width)), round(side * height / max(height, width))
             tiles.append(tile.resize(size, Image.Resampling.NEAREST))
-            labels.append(name)
-        return sheet([tiles], column_labels=labels, title=self.model, side=side)
+        return sheet([tiles], column_labels=short(tuple(self.cka)), title=self.model, side=side)
 
     def plot(self, path: str | Path) -> Path:
         """Write `picture` of the central patch's token as a PNG."""

@@ -16,6 +16,7 @@ from ...pictures.draw import colours, sheet
 from ..errors import CaptureError, InputError
 from ..relevance import model_name, versions
 from .files import read, write
+from .plots import short
 from .vision import look, tokens_of
 
 FORMAT: Final = "heedful.receptive-field/1"
@@ -64,7 +65,8 @@ class ReceptiveField:
             )
             for each in self.maps.values()
         ]
-        labels = [f"{name} ({self.reach[name]:.1f} px)" for name in self.maps]
+        names = zip(short(tuple(self.maps)), self.reach.values(), strict=True)
+        labels = [f"{name} ({pixels:.1f} px)" for name, pixels in names]
         return sheet([tiles], column_labels=labels, title=self.model, side=side)
 
     def plot(self, path: str | Path) -> Path:

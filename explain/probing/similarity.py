@@ -123,8 +123,9 @@ def similarity(
     Args:
         first, second: any models of images in eval mode, on any device and in any type; they are left as
             they were. Models of images and texts are asked for their image part.
-        batches: minibatches of at least four images each; 16 or more make steady terms. More images, not
-            larger minibatches, make the estimate better. Images of a batch have one size, batches may differ.
+        batches: minibatches of at least four images each; their terms are unbiased at any size, but
+            of the same images larger minibatches hold more pairs, and vary less. Images of a minibatch have
+            one size; minibatches may differ.
         first_layers, second_layers: names or patterns such as "vit.layers.*" (default: all layers).
         settings: what else the result should say of itself, such as the images' seed.
         progress: called with the number of images seen so far.

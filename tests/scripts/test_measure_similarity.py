@@ -12,8 +12,8 @@ from heedful.scripts.measure_similarity import Pixels, _over, _pooled
 
 def test_an_interval_over_seeds_is_students() -> None:
     half = 4.3027 * 1.0 / math.sqrt(3)  # the quantile .975 of t with two degrees of freedom
-    assert _over([1.0, 2.0, 3.0]) == f"2.00 ({2 - half:.2f} to {2 + half:.2f})"
-    assert _over([5.0, 5.0], 1) == "5.0 (5.0 to 5.0)"
+    assert _over([1.0, 2.0, 3.0], most=9.0) == f"2.00 ({2 - half:.2f} to {2 + half:.2f})"
+    assert _over([0.9, 1.0], 1) == "0.9 (0.3 to 1.0)"
 
 
 def test_seeds_are_pooled_as_minibatches_are() -> None:
