@@ -38,8 +38,9 @@ NEGLECTED = Schedule(
     moves_per_probe=2,
 )
 """Help for the neglected alone. Measured on the embedded model (docs/losses.md): at each point fewer than a
-tenth of the images that need none have less attention, and first a third, later four fifths of those that lack
-a subject."""
+tenth of the images that need none have less attention, and first a third, later four fifths of those that
+lack a subject."""
+
 
 Words = Sequence[str] | Sequence[Sequence[str]] | None
 Indices = Sequence[int | tuple[int, ...]] | Sequence[Sequence[int | tuple[int, ...]]] | None
@@ -176,11 +177,12 @@ class AttendAndExcite(Objective):
 
     Source: Chefer et al., "Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion
     Models" (SIGGRAPH 2023). Loss: `losses.attention_peak`, plus `overlap_weight` times `losses.overlap`.
-    What this default changes, and why (figures in docs/losses.md): attention is read as it is, for a softmax
-    over the text takes words for attended which are not; all neglected words pull at once; one move a step
-    while a word is neglected takes the place of refinement, an image that has attention enough is left alone
-    (see `Schedule.enough`), and one probe's gradient serves for two moves; all tokens of a word count; points of time are fractions of the trajectory;
-    the step is a share of the latents' norm, whatever scheduler and model.
+    What this default changes, and why (figures in docs/losses.md): attention is read as it is, for a
+    softmax over the text takes words for attended which are not; all neglected words pull at once; one
+    move a step while a word is neglected takes the place of refinement, an image that has attention
+    enough is left alone (see `Schedule.enough`), and one probe's gradient serves for two moves; all
+    tokens of a word count; points of time are fractions of the trajectory; the step is a share of the
+    latents' norm, whatever scheduler and model.
     `AttendAndExcite.paper` is the method as published, `reading="softmax"` its loss with what is wrong in it
     corrected: the softmax runs over the prompt's own tokens (no end token, no padding), and the Gaussian has
     the sigma it says.
