@@ -99,7 +99,9 @@ class DenoiserCall:
         recorder = Recorder(layers, self.grid, self.text_length, stop=True)
         with recording(recorder), eagerly(self.module), suppress(AllRecorded):
             self.module(**arguments)
-        return recorder.maps
+        maps = recorder.maps
+        recorder.forget()  # lent classes refer to it and, as all classes, wait for the garbage collector
+        return maps
 
     def _with(self, latents: Tensor) -> dict[str, Any]:
         """The arguments with other (packed) latents, and what else stands in their tensor.

@@ -175,6 +175,7 @@ class _Watch(TorchFunctionMode):
         if sum(len(part) for part in self._slices) == self.rows * self._module.heads:
             self.done = True
             found = torch.cat(self._slices).unflatten(0, (self.rows, self._module.heads))
+            self._slices = []
             self.recorder.keep(self.layer, found)
 
     def see_flat(self, heads: Tensor) -> None:
@@ -184,6 +185,7 @@ class _Watch(TorchFunctionMode):
         self._flat.append(heads)
         if len(self._flat) == 2:
             query, key = (part.unflatten(0, (self.rows, self._module.heads)) for part in self._flat)
+            self._flat = []
             self.done = True
             self.recorder.see(self.layer, query, key, self._module.scale)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from heedful.evaluation import EvaluationError
@@ -90,6 +92,23 @@ def test_a_denoiser_without_weights_is_guided_as_any_other():
     assert not any(moved["neglecting"].attended[0])
     assert all(moved["heeding"].attended[0])
     assert (type(pipe.unet), Recorder.keep) == (before, keep)
+
+
+def test_no_probe_leaves_its_attention_to_the_garbage_collector():
+    """On SDXL that of one probe is a third of a gigabyte."""
+    pipe = build(TINY, "cpu", torch.float32)
+    peaks = []
+    gc.collect()
+    gc.disable()
+    try:
+        for moves in (1, 4):
+            with LiveBytes(pipe.unet) as live:
+                WAYS["refined"].draw(TINY, pipe, Load(2, moves=moves))
+            peaks.append(live.peak)
+    finally:
+        gc.enable()
+    assert live.now < 0.02 * live.peak
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.01)
 
 
 def test_ways_are_timed_in_turns():
