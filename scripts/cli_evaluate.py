@@ -15,6 +15,7 @@ from rich.table import Table
 
 from . import evaluate_settings as asked
 from .evaluate_settings import EvaluateSettings
+from .marks import check_marks, write_between_marks
 from .settings import DTYPES, SCHEDULERS, parse_size
 from .terminal import clear_errors, goes_on, quieten, stoppable
 
@@ -185,15 +186,14 @@ def evaluate(
 
 
 def _carry_out(settings: EvaluateSettings, out: Path, write: Path | None) -> None:
+    if write is not None:
+        check_marks(write, MARKS)
     quieten()
     from ..evaluation import page
     from . import evaluate as work
     from .machine import is_first
-    from .marks import check_marks, write_between_marks
     from .results import make_folder
 
-    if write is not None:
-        check_marks(write, MARKS)
     make_folder(out)
     settings, first = work.resolve(settings), is_first()
     chosen = work.methods(settings)
