@@ -288,15 +288,15 @@ def _draw(pictures: Path, out: Path, heads: dict[str, dict[str, SiftAttention]])
     draw_sift.save(draw_sift.entropy_lines(shifts), pictures / "sift-entropy.png")
     plain = [Image.fromarray(one.image) for one in scenes(SEEDS["attention"], 5, subjects=1)]
     _save(draw_sift.keypoint_sheet(plain, concentration(plain, GRID)), pictures / "sift-keypoints.png")
-    data = _Marked("conflict", 12)
+    data = _Marked("conflict", 16)
     found, asked = data.asked(load_cheater("cpu"), "apart")
-    shown = range(min(5, len(data.images)))
+    shown = [*found.images.nonzero()[:3, 0].tolist(), int((~found.images).nonzero()[0, 0])]
     sheet = draw_sift.spurious_sheet(data.images, data.keypoints, found, asked, shown)
     _save(sheet, pictures / "sift-spurious.png")
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    image.quantize(192, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.save(path, optimize=True)
 
 
 if __name__ == "__main__":

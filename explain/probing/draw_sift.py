@@ -20,6 +20,7 @@ from .spurious import Spurious
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 __all__ = [
     "entropy_lines", "head_maps", "keypoint_image", "keypoint_sheet", "png", "save", "spurious_sheet",
@@ -70,13 +71,15 @@ def head_maps(found: Mapping[str, SiftAttention], statistic: str = "from [CLS]")
     return figure
 
 
-def _heads(axes: Axes, found: SiftAttention, statistic: str) -> object:
+def _heads(axes: Axes, found: SiftAttention, statistic: str) -> AxesImage:
     ratio, adjusted = found.ratio(statistic).numpy(), found.tested(statistic)[2].numpy()
-    drawn = axes.imshow(
-        np.log2(np.maximum(ratio, 1e-3)), cmap="RdBu_r", vmin=-2, vmax=2, origin="lower", aspect="auto"
-    )
+    doublings = np.log2(np.maximum(ratio, 1e-3))
+    from matplotlib import colormaps
+
+    few = colormaps["RdBu_r"].resampled(16)  # a file has few colours
+    drawn = axes.imshow(doublings, cmap=few, vmin=-2, vmax=2, origin="lower", aspect="auto")
     for layer, head in np.ndindex(ratio.shape):
-        ink = "white" if abs(np.log2(max(ratio[layer, head], 1e-3))) > 1.3 else INK
+        ink = "white" if abs(doublings[layer, head]) > 1.3 else INK
         mark = " \u2022" if adjusted[layer, head] < LEVEL else ""
         text = f"{ratio[layer, head]:.1f}{mark}"
         axes.text(head, layer, text, ha="center", va="center", fontsize=6.5, color=ink)

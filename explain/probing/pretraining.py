@@ -71,7 +71,7 @@ class Pretraining:
 
 
 def pretrain(
-    model: nn.Module,
+    model: Any,
     pixels: Float[Tensor, "image 3 height width"],
     weights: Float[Tensor, "image _"],
     held_out: tuple[Float[Tensor, "other 3 height width"], Float[Tensor, "other _"]],
@@ -163,7 +163,7 @@ def _share(step: int, budget: Budget) -> float:
 
 @torch.no_grad()
 def held_out_loss(
-    model: nn.Module,
+    model: Any,
     pixels: Float[Tensor, "image 3 height width"],
     weights: Float[Tensor, "image patch"],
     *,
@@ -185,7 +185,7 @@ def held_out_loss(
 
 @torch.no_grad()
 def encoded(
-    model: nn.Module, pixels: Float[Tensor, "image 3 height width"], *, batch: int = 128
+    model: Any, pixels: Float[Tensor, "image 3 height width"], *, batch: int = 128
 ) -> Float[Tensor, "image channel"]:
     """The mean of the encoder's patch tokens when nothing is hidden, float32 on the CPU."""
     encoder = model.vit if hasattr(model, "vit") else model
@@ -246,7 +246,7 @@ def steps_to(course: Pretraining, loss: float) -> float:
     return math.inf
 
 
-def _check(model: nn.Module, pixels: Tensor, weights: Tensor) -> None:
+def _check(model: Any, pixels: Tensor, weights: Tensor) -> None:
     _check_model(model)
     count = model.vit.embeddings.patch_embeddings.num_patches if hasattr(model, "vit") else None
     if not len(pixels) or tuple(weights.shape) != (len(pixels), count):
