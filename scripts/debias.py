@@ -129,6 +129,7 @@ def own_images(
     whole = source(kept, view, loaded, logits_of(loaded))(range(len(kept)))
     pixels = whole.inputs["pixel_values"].cpu()
     assert whole.masks is not None
+    assert whole.pictures is not None
     truth = whole.labels if examples[0].label is not None else None
     every = MaskedImages(pixels, whole.masks, truth)
     watched = every.take(torch.arange(apart))

@@ -130,7 +130,7 @@ def accuracies(model: nn.Module, drawn: Labelled) -> dict[str, float]:
     truth = label_matrix(drawn, torch.arange(len(drawn)))[:, : len(SUBJECTS)].argmax(1)
     generator = torch.Generator().manual_seed(1)
     other = (truth + torch.randint(1, len(SUBJECTS), truth.shape, generator=generator)) % len(SUBJECTS)
-    found = {}
+    found: dict[str, float] = {}
     for kind, says in zip(KINDS, (truth, other, torch.full_like(truth, -1)), strict=True):
         told = _told(model, drawn, says)
         found[kind] = (told == truth).float().mean().item()

@@ -52,6 +52,11 @@ class MaskedImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.masks.shape[1], self.masks.shape[2]
+
     def take(self, rows: Int[Tensor, "chosen"]) -> MaskedImages:
         """These rows of it."""
         labels = None if self.labels is None else self.labels[rows]

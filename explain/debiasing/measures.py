@@ -58,7 +58,7 @@ def sight(
         own = images.take(rows)
         pixels = own.pixels.to(like.device, like.dtype)
         looked = look(model, {**options, "pixel_values": pixels}, training=False)
-        relevance = stretched(looked.relevance.detach().float().cpu(), tuple(own.masks.shape[1:]))
+        relevance = stretched(looked.relevance.detach().float().cpu(), own.size)
         predicted.append(looked.targets.cpu())
         shares.append(inside(relevance, own.masks))
         maps.append(relevance)

@@ -63,7 +63,7 @@ def _relevance(
     run: Callable[..., Any] | None,
 ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     looked = look(model, inputs, second_order=settings.second_order, training=training, run=run)
-    relevance = losses.stretched(looked.relevance.to(masks), tuple(masks.shape[1:]))
+    relevance = losses.stretched(looked.relevance.to(masks), (masks.shape[1], masks.shape[2]))
     parts = {
         "background": losses.background_loss(relevance, masks),
         "foreground": losses.foreground_loss(relevance, masks),
