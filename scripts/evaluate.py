@@ -29,7 +29,7 @@ from ..pipelines.choices import host_for
 from .evaluate_settings import EMBEDDED_DEFAULTS, REAL_DEFAULTS, EvaluateSettings
 from .generate import load
 from .loading import load_model, load_processor
-from .machine import choose_here
+from .machine import choose_here, one_line
 from .settings import GenerateSettings, Request, UsageError
 
 
@@ -76,6 +76,7 @@ def prepare(settings: EvaluateSettings, out: Path) -> Evaluation:
     settings = _with_defaults(settings, embedded)
     prompts = _prompts(settings, embedded)
     _check_words(pipe, prompts)
+    _check_size(pipe, settings)
     checker, likeness = _comparing(settings, embedded, dtype)
     eyes, features = _eyes(settings, embedded, checker, dtype)
     if features is None and likeness is not None:
@@ -156,6 +157,17 @@ def _check_words(pipe: Any, prompts: Sequence[Prompt]) -> None:
     """Find every word before anything is drawn, as the pipeline will read it."""
     for prompt in prompts:
         find_spans(host_for(pipe, prompt.text).tokenizer, prompt.text, prompt.subjects)
+
+
+def _check_size(pipe: Any, settings: EvaluateSettings) -> None:
+    """Draw one step of a size that was asked for, so that a pipeline refuses it before anything else."""
+    if settings.size is None:
+        return
+    width, height = settings.size
+    try:
+        pipe("a cat", width=width, height=height, num_inference_steps=1, output_type="latent")
+    except ValueError as problem:
+        raise UsageError(f"--size: the pipeline refuses {width}x{height}: {one_line(problem)}") from problem
 
 
 def _comparing(

@@ -155,6 +155,8 @@ def test_a_clip_alone_can_be_the_eyes(heedful: Command, tiny_folder: Path, tmp_p
         (["--check-model", "{bert}"], "with a CLIPModel or SiglipModel; got BertForSequenceClassification"),
         (["--prompts-file", "{words}"], 'the embedded judge does not know "unicorn"'),
         (["--templates", "{words}"], "wanted templates with {{}}"),
+        (["--size", "63x64"], "--size: the pipeline refuses 63x64: `height` and `width` have"),
+        (["--write", "{words}"], "must hold the marks <!-- evaluation: begin -->"),
     ],
 )
 def test_what_cannot_be_done_is_said_on_one_line(
