@@ -55,8 +55,11 @@ class Measured:
 def main(
     count: Annotated[int, typer.Option(help="scenes", min=2)] = 200,
     seed: Annotated[int, typer.Option(help="of the scenes")] = 700,
-    twins: Annotated[int, typer.Option(help="twins with random weights, each of its own seed", min=1)] = 5,
+    twins: Annotated[int, typer.Option(help="twins with random weights, each of its own seed", min=1)] = 3,
     threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
+    out: Annotated[Path, typer.Option(help="where figures of heads are kept, and not measured again")] = Path(
+        "runs/attention-distance"
+    ),
     write: Annotated[bool, typer.Option(help="write docs/attention-distance.md and its pictures")] = False,
 ) -> None:
     """Measure the heads of the embedded models on scenes of the emoji world."""
@@ -65,7 +68,9 @@ def main(
         check_marks(PAGE, MARKS)
     drawn = [Image.fromarray(one.image) for one in scenes(seed, count)]
     pixels = to_tensor(drawn)
-    found = {name: measure(model, pixels, twins, name) for name, model in models().items()}
+    kept = out / f"{seed}-{count}"
+    kept.mkdir(parents=True, exist_ok=True)
+    found = {name: measure(model, pixels, twins, name, kept) for name, model in models().items()}
     text = report(found, count, seed, twins)
     print(text)
     if write:
@@ -82,16 +87,21 @@ def models() -> dict[str, Any]:
     }
 
 
-def measure(model: Any, pixels: Tensor, twins: int, name: str) -> Measured:
-    """Everything of one model."""
+def measure(model: Any, pixels: Tensor, twins: int, name: str, kept: Path) -> Measured:
+    """Everything of one model; figures of heads that are in the folder are read from there."""
     with console.status(name) as status:
 
         def heads(of: Any, images: Tensor, what: str) -> HeadStatistics:
-            return head_statistics(
+            file = kept / f"{name}, {what}.safetensors"
+            if file.exists():
+                return HeadStatistics.load(file)
+            found = head_statistics(
                 of,
                 {"pixel_values": images},
                 progress=lambda done, total: status.update(f"{name}: {what}, {done} of {total}"),
             )
+            found.save(file)
+            return found
 
         return Measured(
             heads=heads(model, pixels, "scenes"),
@@ -161,7 +171,7 @@ def _summary(found: Mapping[str, Measured]) -> list[str]:
         lines.append(
             f"- **{name}**: {local} of {total} heads are local (reach below .5; the least is {least:.2f}). "
             f"Over all heads it looks {_short(short)} pixels less far than even attention would, on shuffled "
-            f"patches {_short(kept)}."
+            f"patches {_short(kept)}, {100 * float(kept.mean() / short.mean()):.0f} % of it."
         )
     return lines
 

@@ -131,7 +131,7 @@ def rows_of(pipe: Any, drawn: Scene, number: int) -> Iterator[Row]:
         if colour is not None:
             (both,) = find_spans(pipe.tokenizer, drawn.caption, [f"{colour} {name}"])
             kept = tuple(index for index in both.indices if index not in noun.indices)
-            yield Row(number, Span(colour, kept, both.text), masks[name], 2)
+            yield Row(number, Span(colour, kept), masks[name], 2)
 
 
 @torch.no_grad()
@@ -148,7 +148,7 @@ def look(pipe: Any, drawn: Sequence[Scene], rows: Sequence[Row], first: int, see
         latents = pipe.scheduler.add_noise(clean, noise, step.repeat(len(clean)))
         arguments = {"sample": latents, "timestep": step, "encoder_hidden_states": text}
         maps = DenoiserCall(pipe.unet, arguments).attention(latents, layers)
-        for name, each in summed(maps, layers, latents.shape[-2:]).items():
+        for name, each in summed(maps, layers, (latents.shape[-2], latents.shape[-1])).items():
             kept.setdefault(name, []).append(words_of(each, rows, first))
     return {name: torch.stack(each) for name, each in kept.items()}
 
@@ -158,9 +158,9 @@ def summed(maps: AttentionMaps, layers: Sequence[Layer], grid: tuple[int, int]) 
     known = {
         f"{short(name)}, {layer.shape[2]}x{layer.shape[3]}": layer for name, layer in maps.layers.items()
     }
-    read = [layer.name for layer in choose(layers, tuple(grid))]
-    known[ALL] = maps.mean(tuple(grid))[:, None]
+    read = [layer.name for layer in choose(layers, grid)]
     known[READ] = maps.select(read).mean()[:, None]
+    known[ALL] = maps.mean(grid)[:, None]
     return known
 
 

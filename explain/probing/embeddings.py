@@ -116,7 +116,8 @@ def position_embeddings(
     table = found[0] if isinstance(found, Tensor) else getattr(_child(module), "weight", None)
     if table is None:
         raise InputError(f"{tower.model} has no table of learnt positions")
-    trained = pair(tower.module.config.image_size)
+    config: Any = tower.module.config
+    trained = pair(config.image_size)
     grid = trained[0] // tower.patch[0], trained[1] // tower.patch[1]
     count = math.prod(grid)
     if size is None or tuple(size) == trained:

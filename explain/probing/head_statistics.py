@@ -97,7 +97,7 @@ class HeadStatistics:
         tensors, told = read(path, FORMAT)
         try:
             told |= {name: tuple(told[name]) for name in ("grid", "patch", "layers")}
-            return cls(**tensors, **told)
+            return cls(**{**told, **tensors})
         except (KeyError, TypeError) as problem:
             raise InputError(f"{path} is damaged: {problem}") from problem
 
