@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -21,9 +22,13 @@ from ..explain.probing.features import Visualisation
 from ..explain.probing.units import KINDS, Feature, patch_activations
 from .marks import write_between_marks
 
+if TYPE_CHECKING:
+    from ..emoji.world import Scene
+
 MARKS: Final = ("<!-- features figures: begin -->", "<!-- features figures: end -->")
 TOP: Final = 20
 """Scenes that count as a feature's own."""
+TITLES: Final = {"classifier": "classifier", "clip": "CLIP"}
 FAR: Final = 3.0
 """Standard deviations over scenes by which an image is far above the best of them."""
 
@@ -66,7 +71,9 @@ def write(out: Path, docs: Path) -> None:
     from . import measure_features as measured
 
     rows = Found(out)
-    text = "\n\n".join([_raised(rows), _told(rows, measured), _purity(rows), _isolated(out), _ablations(out)])
+    text = "\n\n".join(
+        [_raised(rows), _told(rows, measured), _purity(rows, measured), _isolated(out), _ablations(out)]
+    )
     write_between_marks(docs / "feature-visualisation.md", text, MARKS)
     _pictures(rows, measured, docs / "pictures")
 
@@ -182,8 +189,8 @@ def _told(rows: Found, measured: Any) -> str:
     )
 
 
-def _purity(rows: Found) -> str:
-    labels = _labels()
+def _purity(rows: Found, measured: Any) -> str:
+    labels = measured.labels_of(list(_drawn()))
     chance = by_chance(labels).mean()
     lines = [
         f"| layer | {' | '.join(kind.replace('_', '-') for kind in KINDS)} | feed-forward, random weights |",
@@ -204,20 +211,24 @@ def _purity(rows: Found) -> str:
 
 
 def _isolated(out: Path) -> str:
-    found = {
-        model: json.loads((out / f"isolated-{model}.json").read_text(encoding="utf-8"))
-        for model in ("classifier", "clip")
-    }
-    lines = ["| layer | classifier | CLIP's image tower |", "|---|---|---|"]
-    for layer in found["classifier"]:
-        cells = [_number(agreement(own[layer]), 2) for own in found.values()]
-        lines.append(f"| {layer} | {' | '.join(cells)} |")
-    images = len(found["classifier"]["0"])
+    alone, placed = (
+        {model: json.loads((out / f"{name}-{model}.json").read_text(encoding="utf-8")) for model in TITLES}
+        for name in ("isolated", "placed")
+    )
+    heads = [f"{what}, {title}" for what in ("alone", "subject", "another's") for title in TITLES.values()]
+    lines = [f"| layer | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for layer in alone["classifier"]:
+        values = [alone[model][layer] for model in TITLES]
+        values += [placed[model][layer][whose] for whose in ("own", "other") for model in TITLES]
+        lines.append(f"| {layer} | {' | '.join(_number(agreement(one), 2) for one in values)} |")
+    images = len(alone["classifier"]["0"]), len(placed["classifier"]["0"]["own"])
     return "\n".join(
         [
-            "Rank correlation of a feature's map over the whole image with its map over patches that are "
-            f"each shown alone; mean over 32 feed-forward features and {images} scenes, intervals over "
-            "scenes:",
+            "Where features are, over 32 feed-forward features a layer. *Alone*: rank correlation of a "
+            "feature's map over the whole image with its map over patches that are each shown alone "
+            f"({images[0]} scenes). *Subject*: how well the map tells the subject's patches from the others "
+            f"(area under the curve, whichever are higher; {images[1]} scenes), and, for comparison, the "
+            "patches of the next scene's subject. Means over features, intervals over scenes:",
             "",
             *lines,
         ]
@@ -283,7 +294,7 @@ def _beside(rows: Found, measured: Any, every: Visualisation) -> Image.Image:
         strengths=tuple(every.strengths[place] for place in own),
         begun=tuple(every.begun[place] for place in own),
     )
-    pictures = _scenes(measured)
+    pictures = [Image.fromarray(one.image) for one in _drawn()]
     places = strongest(rows.columns("classifier", features), features, 2)
     model = measured.LOADERS["classifier"]()
     maps = [
@@ -325,21 +336,16 @@ def _cutoffs(measured: Any) -> tuple[float, ...]:
     return tuple(sorted(CUTOFFS))
 
 
-def _labels() -> Int[Tensor, "image"]:
+@cache
+def _drawn() -> tuple[Scene, ...]:
     from ..emoji.world import scenes
     from . import measure_features as measured
 
-    return measured.labels_of(list(scenes(measured.SEED, measured.COUNT, subjects=1)))
-
-
-def _scenes(measured: Any) -> list[Image.Image]:
-    from ..emoji.world import scenes
-
-    return [Image.fromarray(one.image) for one in scenes(measured.SEED, measured.COUNT, subjects=1)]
+    return tuple(scenes(measured.SEED, measured.COUNT, subjects=1))
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    image.quantize(255, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _percent(found: Estimate) -> str:

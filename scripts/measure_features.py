@@ -25,7 +25,7 @@ from heedful.explain.probing.ablation import ablate
 from heedful.explain.probing.features import Recipe, Visualisation, visualise
 from heedful.explain.probing.isolated_patches import isolated_patches
 from heedful.explain.probing.tower import tower_of
-from heedful.explain.probing.units import KINDS, Feature, strengths, width_of
+from heedful.explain.probing.units import KINDS, Feature, patch_activations, strengths, width_of
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
@@ -40,6 +40,8 @@ TRIED: Final = frozenset({7, 100})
 """Channels on which the recipe was tuned; they are not measured."""
 ALONE: Final = 30
 """Scenes whose patches are shown alone, 64 forwards each."""
+PLACED: Final = 100
+"""Scenes in which features are to tell the subject's patches."""
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
 
@@ -100,6 +102,7 @@ def run(out: Annotated[Path, typer.Option(help="folder of what is found")] = FOL
             console.print("made", part.file)
     for model in ("classifier", "clip"):
         _once(out / f"isolated-{model}.json", partial(_isolated, model, pixels[:ALONE]))
+        _once(out / f"placed-{model}.json", partial(_placed, model, pixels[:PLACED], drawn[:PLACED]))
     for model in ("classifier", "judge", "resnet"):
         _once(out / f"ablation-{model}.json", partial(_ablated, model, pixels, drawn))
 
@@ -162,6 +165,38 @@ def _isolated(name: str, pixels: torch.Tensor) -> dict[str, list[list[float]]]:
             features = [Feature(layer, channel) for channel in range(0, width, width // 32)]
             found[str(layer)] = isolated_patches(model, pixels, features).agreement().tolist()
     return found
+
+
+def _placed(name: str, pixels: torch.Tensor, drawn: list[Scene]) -> dict[str, dict[str, list[list[float]]]]:
+    """For each layer how well features tell the subject's patches, and those of the next scene's subject."""
+    model, found = LOADERS[name](), {}
+    patch = tower_of(model).patch
+    masks = torch.from_numpy(np.stack([one.subjects[0].mask for one in drawn])).float()
+    cells = (torch.nn.functional.avg_pool2d(masks[:, None], patch)[:, 0] > 0.5).flatten(1)
+    for layer, kind, width in widths(model):
+        if kind == "feed_forward":
+            features = [Feature(layer, channel) for channel in range(0, width, width // 32)]
+            maps = patch_activations(model, pixels, features).flatten(2)
+            found[str(layer)] = {
+                "own": separation(maps, cells).tolist(),
+                "other": separation(maps, cells.roll(1, 0)).tolist(),
+            }
+    return found
+
+
+def separation(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """How far the values inside and outside of a mask are apart, .5 to 1, whichever are larger.
+
+    Args:
+        maps: (image, feature, patch).
+        cells: (image, patch), with both kinds in every image.
+    """
+    places = maps.argsort(-1).argsort(-1).double() + 1
+    inside = cells[:, None].double()
+    count, total = inside.sum(-1), float(cells.shape[1])
+    above = (places * inside).sum(-1) - count * (count + 1) / 2
+    found = above / (count * (total - count))
+    return torch.maximum(found, 1 - found)
 
 
 def _ablated(name: str, pixels: torch.Tensor, drawn: list[Scene]) -> dict[str, Any]:

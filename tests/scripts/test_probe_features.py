@@ -14,6 +14,7 @@ from explain_tiny import tiny
 from heedful.explain.probing.features import Recipe, Visualisation, visualise
 from heedful.explain.probing.units import Feature
 from heedful.scripts.features_page import Raised, agreement, by_chance, information, joined
+from heedful.scripts.measure_features import separation
 from PIL import Image
 from typer.testing import Result
 
@@ -139,6 +140,19 @@ def test_rows_of_the_table_count_what_lies_above_the_best_scene() -> None:
     assert found.row("all").startswith("| all | 3 | 67 (")
     assert found.of_layer(0).row("low").startswith("| low | 2 | 100 (34 to 100) | 50 (")
     assert "| 4.0 (" in found.row("all")
+
+
+def test_separation_is_the_area_under_the_curve_of_whichever_side_is_higher() -> None:
+    values = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(0))
+    cells = torch.arange(12).expand(2, -1) % 3 == 0
+
+    found = separation(values, cells)
+
+    for image, feature in np.ndindex(2, 3):
+        own = values[image, feature]
+        wins = (own[cells[image]][:, None] > own[~cells[image]][None]).double().mean().item()
+        assert found[image, feature].item() == pytest.approx(max(wins, 1 - wins))
+    assert found.min() < 0.9
 
 
 def test_agreement_leaves_out_features_that_say_nothing() -> None:
