@@ -60,5 +60,5 @@ def test_the_page_gets_paired_differences_of_whole_seeds(tmp_path: Path) -> None
 def test_too_few_seeds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(each) for each in rows()[:3]))
 
-    with pytest.raises(UsageError, match="holds 1 seeds with all maskings, wanted are at least 2"):
+    with pytest.raises(UsageError, match="holds 1 seeds with all maskings; wanted are at least 2"):
         write(out=tmp_path, document=None)
