@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..guidance import (
+    THRIFTY,
     AttendAndExcite,
     AttentionMaps,
     Objective,
@@ -44,16 +45,14 @@ from .errors import EvaluationError
 EARLY: Final = Schedule({}, until=0.2)
 """One move in each of the first fifth of the steps."""
 ENOUGH: Final = Schedule({}, until=0.52, enough={0.0: 0.35, 0.368: 0.58})
-"""As `WATCHED`, but content with less attention."""
-WATCHED: Final = Schedule({}, until=0.52, enough={0.0: 0.42, 0.32: 0.66})
-"""A probe at the first step and before every move; few images have so much attention early on."""
-THOROUGH: Final = Schedule(
+"""As the default's, but content with less attention."""
+SPARING: Final = Schedule(
     {},
     since=0.05,
     until=0.72,
     enough={0.04: 0.32, 0.08: 0.38, 0.12: 0.43, 0.2: 0.5, 0.32: 0.56, 0.48: 0.59},
 )
-"""As the default's, but content with a little more attention only, and with a probe before every move."""
+"""As `THRIFTY`, but content with a little more attention only, and with a probe before every move."""
 SCHEDULE: Final = Schedule({}, until=0.44)
 """One move in each of the first 11 of 25 steps: a quarter more than plain sampling, where a probe with its
 gradient costs 1.14 forwards and a step two."""
@@ -186,20 +185,17 @@ def _sums() -> dict[str, Named]:
 
 
 def _peak_sums(binding: Loss) -> dict[str, Named]:
-    peak = {attention_peak: 1.0}
+    peak, neglected = {attention_peak: 1.0}, AttendAndExcite().schedule
     return {
         "peak-early": Named("`attention_peak` in the first fifth of the steps only", _sum(peak, EARLY)),
-        "peak-watched": Named(
-            "`attention_peak`, probed from the first step on until nearly all is had", _sum(peak, WATCHED)
-        ),
-        "peak-enough": Named("`peak-watched`, content with less attention", _sum(peak, ENOUGH)),
+        "peak-enough": Named("the default, content with less attention", _sum(peak, ENOUGH)),
         "peak-iou": Named(
-            "`peak-watched`, words at different places",
-            _sum({attention_peak: 1.0, intersection_over_union: 0.3}, WATCHED),
+            "the default, words at different places",
+            _sum({attention_peak: 1.0, intersection_over_union: 0.3}, neglected),
         ),
         "peak-syngen": Named(
-            "`peak-watched`, modifiers where their noun is and no other word",
-            _sum({attention_peak: 1.0, binding: 0.3}, WATCHED),
+            "the default, modifiers where their noun is and no other word",
+            _sum({attention_peak: 1.0, binding: 0.3}, neglected),
         ),
     }
 
@@ -228,9 +224,13 @@ def _presets() -> dict[str, Named]:
             "heedful's default: `attention_peak`, for the neglected only",
             lambda prompts: AttendAndExcite(words_of(prompts)),
         ),
-        "thorough": Named(
-            "the default, asking for more attention, with a probe before every move",
-            lambda prompts: AttendAndExcite(words_of(prompts), schedule=THOROUGH),
+        "thrifty": Named(
+            "the default on the schedule `THRIFTY`: for the clearly neglected, two moves a probe",
+            lambda prompts: AttendAndExcite(words_of(prompts), schedule=THRIFTY),
+        ),
+        "sparing": Named(
+            "between the default and `thrifty`: for the clearly neglected, a move a probe",
+            lambda prompts: AttendAndExcite(words_of(prompts), schedule=SPARING),
         ),
         "refined": Named(
             "Attend-and-Excite corrected: its loss, refined at the paper's points",
