@@ -74,9 +74,14 @@ def _block(costs: Sequence[Cost]) -> str:
 def _title(cost: Cost) -> str:
     load = cost.load
     images = f"batch of {load.batch}, " if load.batch > 1 else ""
-    how = "counted" if cost.unit == "operations" else f"timed, {cost.kernel}, {cost.dtype}"
+    how = "counted" if cost.unit == "operations" else f"timed, {cost.kernel}, {cost.dtype}, {_rounds(cost)}"
     steps = f"{load.steps} steps, {load.steps // 2} of them guided"
     return f"{SHAPES[cost.shape].about if cost.shape in SHAPES else cost.shape}: {images}{steps}, {how}"
+
+
+def _rounds(cost: Cost) -> str:
+    count = len(cost.rounds)
+    return "one round" if count == 1 else f"{count} rounds in turns"
 
 
 def _counted(costs: Sequence[Cost]) -> list[str]:
@@ -95,7 +100,8 @@ def _counted(costs: Sequence[Cost]) -> list[str]:
 
 def _timed(costs: Sequence[Cost]) -> list[str]:
     plain = _plain(costs)
-    lines = ["| way | seconds, median | over plain | peak memory | over plain |", "|---|---|---|---|---|"]
+    clock = "CPU seconds" if plain.peak is None else "seconds"
+    lines = [f"| way | {clock}, median | over plain | peak memory | over plain |", "|---|---|---|---|---|"]
     for cost in costs:
         over = cost.amount / plain.amount
         lines.append(f"| {_name(cost)} | {cost.amount:.2f} | {over:.3f} | {_memory(cost, plain)} |")

@@ -126,7 +126,8 @@ def test_ways_are_timed_in_turns():
     assert costs[1].parts["probe backward"] > 0
     assert costs[2].parts["recording"] > 0
     text = markdown(costs, "a machine")
-    assert "batch of 2, 2 steps, 1 of them guided, timed, sdpa, float32" in text
+    assert "batch of 2, 2 steps, 1 of them guided, timed, sdpa, float32, 2 rounds in turns" in text
+    assert "| way | CPU seconds, median |" in text
     assert "| plain, all layers recorded |" in text
     assert plain_values(costs, "a machine")["costs"][0]["load"]["batch"] == 2
 
