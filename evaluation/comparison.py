@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from ..explain.evaluation.records import Record
 from ..explain.evaluation.run import Processes
@@ -75,7 +75,7 @@ def image_costs(rows: Sequence[Record], plain: Sequence[Record]) -> list[Record]
     image; a probe costs the same whatever the image. The mean over all rows stays. Rows that do not say how
     often, or of which none was counted, are returned as they are.
     """
-    probes = [row.get("probes") for row in rows]
+    probes: list[Any] = [row.get("probes") for row in rows]
     costs = [row["forwards"] for row in (*rows, *plain)]
     if None in probes or None in costs or not any(probes):
         return list(rows)
