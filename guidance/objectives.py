@@ -39,9 +39,10 @@ THRIFTY = Schedule(
     enough={0.04: 0.32, 0.08: 0.37, 0.12: 0.43, 0.2: 0.49, 0.32: 0.55, 0.48: 0.56},
     moves_per_probe=2,
 )
-"""Help for the clearly neglected alone: less success for less cost, and next to none where no help is needed
-(figures in docs/losses.md). Measured on the embedded model: at each point fewer than a tenth of the images that
-need no help have less attention, and first a third, later four fifths of those that lack a subject."""
+"""Help for the clearly neglected alone: less success for less cost, and next to none where no help is
+needed (figures in docs/losses.md). Measured on the embedded model: at each point fewer than a tenth of
+the images that need no help have less attention, and first a third, later four fifths of those that lack
+a subject."""
 Words = Sequence[str] | Sequence[Sequence[str]] | None
 Indices = Sequence[int | tuple[int, ...]] | Sequence[Sequence[int | tuple[int, ...]]] | None
 
@@ -180,8 +181,8 @@ class AttendAndExcite(Objective):
     What this default changes, and why (figures in docs/losses.md): attention is read as it is, for a
     softmax over the text takes words for attended which are not; all neglected words pull at once; one
     move a step while a word is neglected takes the place of refinement, an image that has attention
-    enough is left alone (see `Schedule.enough`); all tokens of a word count; points of time are fractions of the trajectory; the step is a share of the
-    latents' norm, whatever scheduler and model.
+    enough is left alone (see `Schedule.enough`); all tokens of a word count; points of time are fractions
+    of the trajectory; the step is a share of the latents' norm, whatever scheduler and model.
     `AttendAndExcite.paper` is the method as published, `reading="softmax"` its loss with what is wrong in it
     corrected: the softmax runs over the prompt's own tokens (no end token, no padding), and the Gaussian has
     the sigma it says.
