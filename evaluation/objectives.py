@@ -224,14 +224,6 @@ def _presets() -> dict[str, Named]:
             "heedful's default: `attention_peak`, for the neglected only",
             lambda prompts: AttendAndExcite(words_of(prompts)),
         ),
-        "thrifty": Named(
-            "the default on the schedule `THRIFTY`: for the clearly neglected, two moves a probe",
-            lambda prompts: AttendAndExcite(words_of(prompts), schedule=THRIFTY),
-        ),
-        "sparing": Named(
-            "between the default and `thrifty`: for the clearly neglected, a move a probe",
-            lambda prompts: AttendAndExcite(words_of(prompts), schedule=SPARING),
-        ),
         "refined": Named(
             "Attend-and-Excite corrected: its loss, refined at the paper's points",
             lambda prompts: AttendAndExcite(
@@ -241,6 +233,14 @@ def _presets() -> dict[str, Named]:
         "paper": Named(
             "Attend-and-Excite as published, for Stable Diffusion 1 and 50 steps",
             lambda prompts: AttendAndExcite.paper(words=words_of(prompts)),
+        ),
+        "thrifty": Named(
+            "the default on the schedule `THRIFTY`: for the clearly neglected, two moves a probe",
+            lambda prompts: AttendAndExcite(words_of(prompts), schedule=THRIFTY),
+        ),
+        "sparing": Named(
+            "between the default and `thrifty`: for the clearly neglected, a move a probe",
+            lambda prompts: AttendAndExcite(words_of(prompts), schedule=SPARING),
         ),
     }
 
