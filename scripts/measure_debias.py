@@ -164,7 +164,8 @@ def _right(model: torch.nn.Module, images: MaskedImages) -> list[float]:
 def _read(file: Path) -> list[Row]:
     if not file.is_file():
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return sorted(rows, key=lambda row: int(row["seed"]))
 
 
 def _line(row: Row) -> str:
