@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from . import page_probe_views as shown
 from . import page_views as views
 from .errors import PageError
-from .page_forms import SEEN, asked_probe, flattened, opened, scene
+from .page_forms import SEEN, Kind, asked_probe, flattened, opened, scene
 from .page_jobs import Job
 from .page_services import Services
 from .page_sessions import Session
@@ -106,7 +106,7 @@ class ProbeTab:
         told = TOLD if image else "Upload an image, or take a scene."
         return [views.notice(told), "", self._pictured(session, None)]
 
-    def _taker(self, kind: str) -> Callable[..., list[Any]]:
+    def _taker(self, kind: Kind | Literal["drawn"]) -> Callable[..., list[Any]]:
         def taken(request: gr.Request) -> list[Any]:
             session = self.shared.session(request)
             if kind == "drawn":

@@ -145,14 +145,18 @@ def _seer(settings: DebugSettings, name: str) -> Seer:
     processor = load_processor(folder, texts=False)
 
     def prepare(images: Sequence[Image.Image]) -> tuple[torch.Tensor, list[Image.Image]]:
-        boxes = [[round(end) for end in seen_box(processor, image.size)] for image in images]
         try:
             pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
         except (ValueError, TypeError, KeyError) as problem:
             raise PageError(f"the image processor of {name} refused: {one_line(problem)}") from problem
-        return pixels, [image.crop((*box,)) for image, box in zip(images, boxes, strict=True)]
+        return pixels, [_seen(processor, image) for image in images]
 
     return Seer(model, prepare)
+
+
+def _seen(processor: Any, image: Image.Image) -> Image.Image:
+    left, top, right, bottom = (round(end) for end in seen_box(processor, image.size))
+    return image.crop((left, top, right, bottom))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
