@@ -11,11 +11,12 @@
 # the same.
 
 # %%
-import matplotlib.pyplot as plt
 import torch
 from heedful.emoji import load_judge, load_pipeline
 from heedful.explain import Tile, sheet
+from heedful.explain.probing.plots import empty, png
 from heedful.guidance import AttendAndExcite, RelativeStep, guide, record
+from IPython.display import Image
 
 pipe, judge = load_pipeline(device="cpu"), load_judge(device="cpu")
 prompt, words, steps = "a bear and a frog", ["bear", "frog"], 20
@@ -87,7 +88,7 @@ course(guided, after, "guided: where each word looks")
 # One nudge was enough: the words part early, and each holds its own place to the end. Step by step:
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+figure, ((left, right),) = empty(8, 2.8, 1, 2)
 for word, colour in zip(words, ("tab:brown", "tab:green"), strict=True):
     for found, line in ((before, "--"), (after, "-")):
         kind = "plain" if found is before else "guided"
@@ -100,6 +101,7 @@ for axes, title in ((left, "attention where a word gets most"), (right, "the los
     axes.set(title=title, xlabel="step", ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(ncols=2, fontsize="small")
+Image(png(figure))
 
 # %% [markdown]
 # ## Does it always help?
