@@ -70,7 +70,7 @@ draw_attention.head_sheet(head_maps(vit, {"pixel_values": seen[:1]}, patch), ima
 from heedful.explain.probing import draw_similarity
 from heedful.explain.probing.similarity import minibatches, similarity
 
-batches = [seen[part] for part in minibatches(seen, 8)]
+batches = [seen[part] for part in minibatches(images, 8)]
 shared = similarity(vit, resnet, batches)
 random = similarity(twin(vit), twin(resnet), batches)
 for name, nearest, cka in shared.nearest():
