@@ -165,7 +165,7 @@ def similarity(
     return Similarity(seen.terms, names, models, sum(sizes), told | dict(settings or {}), versions())
 
 
-def minibatches(items: Sequence[Any], size: int = 32) -> list[slice]:
+def minibatches(items: Sequence[Any] | Tensor, size: int = 32) -> list[slice]:
     """Even minibatches of at most `size`, so that the last one is never too small for CKA.
 
     Raises:
