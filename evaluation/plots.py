@@ -29,14 +29,15 @@ def success_against_cost(results: Results) -> Figure:
     from matplotlib.figure import Figure
 
     groups = [group for group in results.groups if group != SINGLE] or list(results.groups)
-    drawn = Figure(figsize=(3.6 * len(groups) + 2.4, 3.6), layout="constrained")
+    drawn = Figure(figsize=(max(5.2, 3.6 * len(groups)), 4.8), layout="constrained")
     panels = drawn.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for axes, group in zip(panels, groups, strict=True):
         _panel(axes, results.of(group))
         axes.set_title(group, fontsize=9)
         axes.set_xlabel("cost, in plain images", fontsize=8)
     panels[0].set_ylabel("images with all subjects, %", fontsize=8)
-    panels[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    keys, names = panels[-1].get_legend_handles_labels()  # below: what a method is can be a sentence
+    drawn.legend(keys, names, fontsize=7, frameon=False, loc="outside lower left")
     return drawn
 
 
