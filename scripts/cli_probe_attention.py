@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from .probe_options import Device, Dtype, Out, tell_written, watched
 from .terminal import clear_errors, quieten
 
 if TYPE_CHECKING:
@@ -44,15 +44,10 @@ def attention_distance(
     twin: Annotated[
         bool, typer.Option("--twin", help="Draw the same model with random weights beside, in gray.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="The folder to write into; it is made.")] = Path("out"),
+    out: Out = Path("out"),
     seed: Annotated[int, typer.Option(help="Of the scenes and of the twin's weights.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, float16 or bfloat16. Default: float16 on cuda, else float32."),
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Measure how far every head of a vision transformer looks, how sharply, and at what.
 
@@ -97,15 +92,10 @@ def _carry_out(settings: AttentionSettings, out: Path) -> None:
     from .results import make_folder
 
     make_folder(out)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("loading", total=None)
-        found = measure(
-            settings,
-            lambda what, done, total: progress.update(bar, description=what, completed=done, total=total),
-        )
+    with watched() as watch:
+        found = measure(settings, watch)
     _print(found, settings)
-    for path in save(out, settings, found):
-        typer.echo(f"wrote {path}")
+    tell_written(save(out, settings, found))
 
 
 def _print(found: Probed, settings: AttentionSettings) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from .probe_options import Device, Dtype, Out, tell_written, watched
 from .terminal import clear_errors, quieten
 
 if TYPE_CHECKING:
@@ -52,15 +52,10 @@ def features(
         float, typer.Option(help="Longest move, as a share of the shorter side; published: 1/7.")
     ] = 0.143,
     variation: Annotated[float, typer.Option(help="Weight of smoothness; published: 0.09 to 0.9.")] = 0.09,
-    out: Annotated[Path, typer.Option(help="The folder to write into; it is made.")] = Path("out"),
+    out: Out = Path("out"),
     seed: Annotated[int, typer.Option(help="Of the channels drawn, the noise and the scenes.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, float16 or bfloat16. Default: float16 on cuda, else float32."),
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Make the image that a feature of a vision transformer answers to most.
 
@@ -113,12 +108,10 @@ def _carry_out(settings: FeatureSettings, out: Path) -> None:
     from .results import make_folder
 
     make_folder(out)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("making images", total=None)
-        found = find(settings, lambda done, total: progress.update(bar, completed=done, total=total))
+    with watched() as watch:
+        found = find(settings, lambda done, total: watch("making images", done, total))
     _print(found)
-    for path in save(out, found):
-        typer.echo(f"wrote {path}")
+    tell_written(save(out, found))
 
 
 def _print(found: Found) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .probe_options import Device, Dtype, Out, tell_written, watched
 from .terminal import clear_errors, quieten
 
 if TYPE_CHECKING:
@@ -59,15 +59,10 @@ def sift(
         typer.Option(help="Emoji scenes: plain, or with a mark that is right (agree) or not (conflict)."),
     ] = "plain",
     count: Annotated[int, typer.Option(help="How many emoji scenes, or the most images.")] = 64,
-    out: Annotated[Path, typer.Option(help="The folder to write into; it is made.")] = Path("out"),
+    out: Out = Path("out"),
     seed: Annotated[int, typer.Option(help="Of the scenes and of all draws.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, float16 or bfloat16. Default: float16 on cuda, else float32."),
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """See attention beside SIFT keypoints, and what an answer rests on besides its subject.
 
@@ -117,19 +112,10 @@ def _carry_out(settings: SiftSettings, out: Path) -> None:
     from .results import make_folder
 
     make_folder(out)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bars = {}
-
-        def watch(doing: str, done: int, total: int) -> None:
-            if doing not in bars:
-                bars[doing] = progress.add_task(doing, total=total)
-            progress.update(bars[doing], completed=done)
-
+    with watched() as watch:
         found = measure(settings, watch)
     _print(found)
-    for path in save(out, settings, found):
-        typer.echo(f"wrote {path}")
+    tell_written(save(out, settings, found))
 
 
 def _print(found: Found) -> None:

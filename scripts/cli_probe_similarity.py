@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .probe_options import Device, Dtype, Out, tell_written, watched
 from .terminal import clear_errors, quieten
 
 if TYPE_CHECKING:
@@ -59,15 +59,10 @@ def similarity(
     ] = False,
     count: Annotated[int, typer.Option(help="How many emoji scenes.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Images at once; CKA of larger ones varies less.")] = 16,
-    out: Annotated[Path, typer.Option(help="The folder to write into; it is made.")] = Path("out"),
+    out: Out = Path("out"),
     seed: Annotated[int, typer.Option(help="Of the scenes, the twins and the probes.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, float16 or bfloat16. Default: float16 on cuda, else float32."),
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """See which layers of two models tell images apart in the same way (linear CKA).
 
@@ -114,19 +109,10 @@ def _carry_out(settings: SimilaritySettings, out: Path) -> None:
     from .results import make_folder
 
     make_folder(out)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bars = {}
-
-        def watch(doing: str, done: int, total: int) -> None:
-            if doing not in bars:
-                bars[doing] = progress.add_task(doing, total=total)
-            progress.update(bars[doing], completed=done)
-
+    with watched() as watch:
         found = find(settings, watch)
     _print(found)
-    for path in save(out, found):
-        typer.echo(f"wrote {path}")
+    tell_written(save(out, found))
 
 
 def _print(found: Found) -> None:
