@@ -21,6 +21,14 @@ def embedded(name: str) -> str:
     return str(model_folder(name))
 
 
+def resolved(name: str) -> str:
+    """The folder of an embedded model by its name, or the name itself where there is such a folder here."""
+    from ..emoji.models import MODELS
+
+    own = MODELS / name
+    return str(own) if not Path(name).exists() and "/" not in name and own.is_dir() else name
+
+
 def load_model(name: str, device: str, dtype: torch.dtype, *, named: bool = True) -> Any:
     """The model of a folder or a hub id, in the class that its config names, ready to be asked.
 

@@ -19,7 +19,7 @@ from ..explain.probing.head_statistics import HeadStatistics, head_statistics
 from ..explain.probing.heads import HeadMaps, head_maps
 from ..explain.probing.norms import NormRatios, norm_ratios
 from ..explain.probing.tower import tower_of
-from .loading import embedded, load_model, load_processor
+from .loading import embedded, load_model, load_processor, resolved
 from .machine import choose
 from .probe_images import pixels_of, probe_images, seen_images
 from .settings import DTYPES, LARGEST_SEED, UsageError
@@ -35,7 +35,7 @@ class AttentionSettings:
     Attributes:
         images: files, or folders of them; none for fresh emoji scenes.
         count: how many scenes, or the most images.
-        model: a folder or a hub id; None for the embedded classifier.
+        model: a folder, a hub id or the name of an embedded model; None for the embedded classifier.
         patch: (row, column) of the patch whose attention is drawn; None for [CLS], or the middle one.
         local: a head is local below this share of even attention's distance.
         twin: whether the same model with random weights is measured beside.
@@ -99,7 +99,7 @@ def measure(settings: AttentionSettings, watch: Watch) -> Probed:
         ExplainError: a model without patches, or a patch that is not there.
     """
     device, dtype = choose(settings.device, settings.dtype)
-    name = settings.model or embedded("classifier")
+    name = resolved(settings.model) if settings.model else embedded("classifier")
     model = load_model(name, device, getattr(torch, dtype), named=settings.model is not None)
     tower = tower_of(model)
     processor = load_processor(name, texts=False)

@@ -17,7 +17,7 @@ from ..explain.probing.features import Recipe, Visualisation, visualise
 from ..explain.probing.tower import tower_of
 from ..explain.probing.units import KINDS, Feature, patch_activations, strengths, width_of
 from .explain import open_image
-from .loading import embedded, load_model, load_processor
+from .loading import embedded, load_model, load_processor, resolved
 from .machine import choose, one_line
 from .settings import DTYPES, LARGEST_SEED, UsageError
 
@@ -31,7 +31,7 @@ class FeatureSettings:
     """All that decides which features are shown, and how their images are made.
 
     Attributes:
-        model: a folder or a hub id; None for the embedded classifier.
+        model: a folder, a hub id or the name of an embedded model; None for the embedded classifier.
         layers: from 0; none for all.
         channels: from 0, the same in every layer; none to draw `each` of them in every layer.
         kind: of `KINDS`.
@@ -93,7 +93,7 @@ def find(settings: FeatureSettings, watch: Callable[[int, int], None]) -> Found:
         ExplainError: features that the model does not have.
     """
     device, dtype = choose(settings.device, settings.dtype)
-    name = settings.model or embedded("classifier")
+    name = resolved(settings.model) if settings.model else embedded("classifier")
     model = load_model(name, device, getattr(torch, dtype), named=settings.model is not None)
     processor = load_processor(name, texts=False)
     features = chosen(model, settings)

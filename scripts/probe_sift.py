@@ -20,7 +20,7 @@ from ..explain.probing.sift_attention import STATISTICS, SiftAttention, sift_att
 from ..explain.probing.spurious import ABOVE, RULES, Spurious, find_spurious
 from ..explain.probing.tower import tower_of
 from .explain import open_image
-from .loading import embedded, load_model, load_processor
+from .loading import embedded, load_model, load_processor, resolved
 from .machine import choose
 from .probe_images import SUFFIXES, pixels_of, probe_images, seen_images
 from .settings import DTYPES, LARGEST_SEED, UsageError
@@ -111,7 +111,7 @@ def measure(settings: SiftSettings, watch: Watch) -> Found:
         ExplainError: a model without patches, or images without keypoints.
     """
     device, dtype = choose(settings.device, settings.dtype)
-    name = _resolved(settings.model) if settings.model else embedded("classifier")
+    name = resolved(settings.model) if settings.model else embedded("classifier")
     model = load_model(name, device, getattr(torch, dtype), named=settings.model is not None)
     tower = tower_of(model)
     processor = load_processor(name, texts=False)
@@ -276,14 +276,6 @@ def _inputs(tower: Any, pixels: torch.Tensor) -> dict[str, Any]:
     if tower.interpolates or trained:
         return {"pixel_values": pixels}
     return {"pixel_values": pixels, "interpolate_pos_encoding": True}
-
-
-def _resolved(name: str) -> str:
-    """An embedded model by its name, unless there is such a folder here."""
-    from ..emoji.models import MODELS
-
-    own = MODELS / name
-    return str(own) if not Path(name).exists() and "/" not in name and own.is_dir() else name
 
 
 def _check_choice(option: str, given: str, known: Sequence[str]) -> None:

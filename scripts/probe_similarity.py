@@ -19,7 +19,7 @@ from ..explain.probing.probes import Probes, linear_probes
 from ..explain.probing.receptive_field import ReceptiveField, receptive_field
 from ..explain.probing.similarity import Similarity, minibatches, similarity, twin
 from .explain import open_image
-from .loading import load_model, load_processor
+from .loading import load_model, load_processor, resolved
 from .machine import choose
 from .settings import DTYPES, LARGEST_SEED, UsageError
 
@@ -104,7 +104,7 @@ class _Side:
 
     @cached_property
     def folder(self) -> str:
-        return _resolved(self.name)
+        return resolved(self.name)
 
     @cached_property
     def model(self) -> Any:
@@ -308,11 +308,3 @@ def _files(paths: tuple[Path, ...]) -> list[Path]:
             raise UsageError(f"no image in the folder {path}: wanted files ending in {', '.join(SUFFIXES)}")
         found += inside if path.is_dir() else [path]
     return found
-
-
-def _resolved(name: str) -> str:
-    """An embedded model by its name, unless there is such a folder here."""
-    from ..emoji.models import MODELS
-
-    own = MODELS / name
-    return str(own) if not Path(name).exists() and "/" not in name and own.is_dir() else name
