@@ -26,8 +26,8 @@ def attention_distance(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A ViT, DeiT, DINOv2, CLIP or SigLIP of transformers: folder, hub id (in safetensors), or one "
-            "of the embedded classifier, cheater, judge, clip. Default: classifier."
+            help="A ViT, DeiT, DINOv2, CLIP or SigLIP of transformers: folder, hub id (in safetensors), or "
+            "one of the embedded classifier, cheater, judge, clip. Default: classifier."
         ),
     ] = None,
     count: Annotated[int, typer.Option(help="How many scenes; of your own images, the most.")] = 64,

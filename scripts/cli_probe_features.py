@@ -27,8 +27,8 @@ def features(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A ViT, DeiT, DINOv2, CLIP or SigLIP of transformers: folder, hub id (in safetensors), or one "
-            "of the embedded classifier, cheater, judge, clip. Default: classifier."
+            help="A ViT, DeiT, DINOv2, CLIP or SigLIP of transformers: folder, hub id (in safetensors), or "
+            "one of the embedded classifier, cheater, judge, clip. Default: classifier."
         ),
     ] = None,
     layer: Annotated[
