@@ -73,6 +73,16 @@ def overheard(module: nn.Module, hear: Callable[[Given, Any], None]) -> Iterator
         module._compiled_call_impl = compiled
 
 
+@contextmanager
+def answered(module: nn.Module, answer: Callable[[Any], Any]) -> Iterator[None]:
+    """Within the block, every call of the module returns `answer(output)`; not for compiled code."""
+    handle = module.register_forward_hook(lambda _, args, output: answer(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def as_given(module: nn.Module, given: Given, named: Mapping[str, Any]) -> Given:
     """Arguments by name laid out as another call of the module was, for compiled code tells layouts apart."""
     args, kwargs = given

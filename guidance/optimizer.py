@@ -36,6 +36,10 @@ class Probed:
         maps = [self.word_maps[row] for row in rows.tolist()]
         return Probed(self.losses[rows], self.gradient[rows], self.finite[rows], maps)
 
+    def copy(self) -> Probed:
+        """The same findings, to put others into."""
+        return self.take(torch.arange(len(self.losses), device=self.losses.device))
+
     def put(self, rows: Int[Tensor, "row"], other: Probed) -> None:
         """Put another probe's findings in the place of those of some images."""
         self.losses[rows], self.gradient[rows], self.finite[rows] = other.losses, other.gradient, other.finite
@@ -114,6 +118,15 @@ class Schedule:
         moves_per_probe: how many moves of an image the gradient of one probe serves for: its next move is
             made with the last one again, and costs nothing. Not at steps that refine, nor with
             `Limits.halvings`.
+        restart: how little attention makes an image begin anew: at which point of the trajectory which mean
+            of the highest sixteenth of a word's attention (0 to 1; p_s of `losses.attention_peak`), in
+            between by straight lines, and nowhere before the first point or after the last.
+            Till then it is guided by this schedule. An image one of whose words had less in the pipeline's
+            own last pass begins anew, once, from the noise that the pipeline draws next (where it is called
+            with latents: from these). It costs the steps that are given up, and no other image anything.
+            Empty: none does.
+        anew: the schedule of images that have begun anew, and of all of them where passes cannot be watched
+            or the pipeline cannot begin anew (`hosts.Host.begins_anew`); None: this one.
     """
 
     thresholds: Mapping[float, float] = field(default_factory=lambda: {0.0: 0.05, 0.2: 0.5, 0.4: 0.8})
@@ -122,16 +135,23 @@ class Schedule:
     enough: Mapping[float, float] = field(default_factory=dict)
     since: float = 0.0
     moves_per_probe: int = 1
+    restart: Mapping[float, float] = field(default_factory=dict)
+    anew: Schedule | None = None
 
     def __post_init__(self) -> None:
         most = 1.0 if self.unit == "fraction" else math.inf
-        for name, points in (("thresholds", self.thresholds), ("enough", self.enough)):
+        for name in ("thresholds", "enough", "restart"):
+            points: Mapping[float, float] = getattr(self, name)
             for point, height in points.items():
                 if not (0 <= point <= most and 0 <= height <= 1):
                     raise GuidanceError(
                         f"{name} map a point of the trajectory (a {self.unit}) to an attention of 0 to 1; "
                         f"got {point}: {height}"
                     )
+        if self.anew is not None and (not self.restart or self.anew.restart):
+            raise GuidanceError(
+                "anew is the schedule of images that have begun anew: it goes with restart, and has none itself"
+            )
         if self.moves_per_probe < 1:
             raise GuidanceError(f"moves_per_probe is a whole number from 1 on; got {self.moves_per_probe!r}")
         for name, point in (("since", self.since), ("until", self.until)):
@@ -154,11 +174,25 @@ class Schedule:
 
     def enough_at(self, index: int, steps: int) -> float | None:
         """How much attention is enough at the step of that index; None where none is."""
-        if not self.enough:
+        return self._between(self.enough, index, steps) if self.enough else None
+
+    def restart_at(self, index: int, steps: int) -> float | None:
+        """How little attention makes an image begin anew at the step of that index; None where none does."""
+        point = self._point(index, steps)
+        if not self.restart or not min(self.restart) - _ROUNDING <= point <= max(self.restart) + _ROUNDING:
             return None
-        point = index / steps if self.unit == "fraction" else index
-        points, heights = zip(*sorted(self.enough.items()), strict=True)
-        return float(np.interp(point, points, heights))
+        return self._between(self.restart, index, steps)
+
+    def last_restart(self, steps: int) -> int:
+        """The index of the last step at which an image may begin anew; -1 where none may."""
+        return max((index for index in range(steps) if self.restart_at(index, steps) is not None), default=-1)
+
+    def _point(self, index: int, steps: int) -> float:
+        return index / steps if self.unit == "fraction" else index
+
+    def _between(self, heights: Mapping[float, float], index: int, steps: int) -> float:
+        points, values = zip(*sorted(heights.items()), strict=True)
+        return float(np.interp(self._point(index, steps), points, values))
 
 
 @dataclass
@@ -180,13 +214,11 @@ class Nudged:
         none = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
         return cls(latents, probed, none, none.clone())
 
-    def among(self, rows: Int[Tensor, "row"], latents: Latents, probed: Probed) -> Nudged:
-        """These, which are the images numbered `rows`, among all, the others unmoved."""
-        whole = Nudged.unmoved(latents.clone(), replace(probed, gradient=torch.zeros_like(latents)))
-        whole.latents[rows] = self.latents
-        whole.probed.put(rows, self.probed)
-        whole.refinements[rows], whole.halvings[rows] = self.refinements, self.halvings
-        return whole
+    def put(self, rows: Int[Tensor, "row"], other: Nudged) -> None:
+        """Put what became of some images in its place."""
+        self.latents[rows] = other.latents
+        self.probed.put(rows, other.probed)
+        self.refinements[rows], self.halvings[rows] = other.refinements, other.halvings
 
 
 def nudge(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .denoiser import DenoiserCall, is_probed
@@ -15,7 +16,8 @@ from .hosts import Host
 from .intercept import is_compiled
 from .layers import Layer
 from .losses import span_attention
-from .optimizer import Probed, Schedule
+from .losses.peak import highest
+from .optimizer import Probed
 from .prober import Prober
 from .processors import Recorder, observe, probabilities
 
@@ -59,21 +61,24 @@ class Watcher:
     """Tells which images of a run are neglected, from the pipeline's own last pass.
 
     Attributes:
-        neglected: the numbers of the images that a probe must look at; None for all of them, which is so at
-            the first step, without `Schedule.enough`, and where the pass cannot be watched (compiled code, an
-            attention backend of another kind).
-        seen: what that pass attended to, an entry an image, with no gradient; None where `neglected` is.
+        least: how much attention the least attended word of each image had in that pass where it had most, 0
+            to 1; infinity for images that the pass left out. None where it was not watched: at the first step, and where that
+            cannot be done (compiled code, an attention backend of another kind).
+        highest: the same, but the mean of the highest sixteenth of its map (p_s of `attention_peak`).
+        seen: what that pass attended to, an entry an image, with no gradient; None where `least` is.
         left_alone: how many guided steps each image was not probed at.
     """
 
-    def __init__(self, host: Host, prober: Prober, schedule: Schedule) -> None:
-        self.host, self.prober, self.schedule = host, prober, schedule
-        self.neglected: Int[Tensor, "row"] | None = None
+    def __init__(self, host: Host, prober: Prober) -> None:
+        self.host, self.prober = host, prober
+        self.least: Float[Tensor, "image"] | None = None
+        self.highest: Float[Tensor, "image"] | None = None
         self.seen: Probed | None = None
         self.left_alone = [0] * len(prober.spans)
         self._own: OwnPass | None = None
         self._stack = ExitStack()
         self._lent: dict[int, Any] = {}
+        self._live: Int[Tensor, "row"] | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -81,15 +86,22 @@ class Watcher:
         with self._stack:
             yield
 
-    def open(self, call: DenoiserCall, layers: Sequence[Layer]) -> None:
-        """The pipeline is about to make the first call of a step: watch it."""
-        if not self.schedule.enough or not layers or is_compiled(self.host.called):
+    @property
+    def can_watch(self) -> bool:
+        """Whether passes may be seen at all, as far as that is known before the first one."""
+        return not is_compiled(self.host.called)
+
+    def open(self, call: DenoiserCall, layers: Sequence[Layer], live: Int[Tensor, "row"]) -> None:
+        """The pipeline is about to make the first call of a step, for the images `live`: watch it."""
+        if not layers or not self.can_watch:
             return
         rows = self.host.conditional_rows(len(call.sample))
+        first = rows.start // self.host.images * len(live)
         if self._own is None:
             self._own = OwnPass(call, self.prober.layers(layers), rows)
         self._own.forget()
-        self._own.rows, self._own.watching = rows, True
+        self._own.rows, self._own.watching = slice(first, first + len(live)), True
+        self._live = live
         observe(self._own, self._stack, self._lent)
 
     def close(self) -> None:
@@ -97,24 +109,45 @@ class Watcher:
         if self._own is not None:
             self._own.watching = False
 
-    def judge(self, index: int) -> None:
-        """Find who is neglected at the step of this index, from the call that was watched before it."""
+    def begin(self) -> None:
+        """The pipeline's call begins."""
         self.close()
-        self.neglected = self.seen = None
-        enough = self.schedule.enough_at(index, self.host.steps)
-        if self._own is None or not self._own.complete or enough is None:
-            return
-        maps, prober = self._own.maps, self.prober
-        self._own.forget()
-        words = span_attention(maps, prober.spans, prober.last)
-        least = torch.stack(
-            [image.flatten(1).amax(1).amin() if len(image) else image.new_ones(()) for image in words]
-        )
-        self.neglected = (least < enough).nonzero().flatten()
-        self.seen = prober.look(maps)
+        self.least = self.highest = self.seen = None
 
-    def spare(self) -> None:
-        """Count the images that are left alone at a guided step."""
-        if self.neglected is not None:
-            probed = set(self.neglected.tolist())
-            self.left_alone = [count + (i not in probed) for i, count in enumerate(self.left_alone)]
+    def judge(self, earlier: Probed | None = None) -> None:
+        """Find how much attention each image had in the call that was watched before this step.
+
+        `earlier` is what was seen of the images that this call left out.
+        """
+        self.begin()
+        if self._own is None or not self._own.complete or self._live is None:
+            return
+        maps, prober, live = self._own.maps, self.prober, self._live
+        self._own.forget()
+        words = span_attention(maps, *prober.of(live.tolist()))
+        found = prober.look(maps, live.tolist())
+        live = live.to(found.losses.device)
+        self.least, self.highest = (
+            found.losses.new_full((self.host.images,), math.inf).index_put((live,), had)
+            for had in (_least(words, _peaks), _least(words, highest))
+        )
+        self.seen = found
+        if earlier is not None and len(live) < self.host.images:
+            self.seen = earlier.copy()
+            self.seen.put(live, found)
+
+    def spare(self, probed: Sequence[int], live: Sequence[int]) -> None:
+        """Count the images that are left alone at a guided step, of those that are denoised at it."""
+        for image in set(live) - set(probed):
+            self.left_alone[image] += 1
+
+
+def _peaks(image: Float[Tensor, "span height width"]) -> Float[Tensor, "span"]:
+    return image.flatten(1).amax(1)
+
+
+def _least(
+    words: Sequence[Float[Tensor, "_span height width"]], measure: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "row"]:
+    """Of each image the least of its words; 1 for one without words."""
+    return torch.stack([measure(image).amin() if len(image) else image.new_ones(()) for image in words])

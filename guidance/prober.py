@@ -60,8 +60,7 @@ class Prober:
     ) -> Probed:
         """What the images numbered `rows` attend to; `previous` are all images' maps of the step before."""
         chosen = rows.tolist()
-        spans = [self.spans[row] for row in chosen]
-        last = None if self.last is None else [self.last[row] for row in chosen]
+        spans, last = self.of(chosen)
         part = call if len(chosen) == len(call.sample) else call.rows(rows)
         for row in chosen:
             self.counts[row] += 1
@@ -79,12 +78,17 @@ class Prober:
             word_maps = [image.detach() for image in self.objective.word_maps(maps, spans, last)]
         return Probed(losses.detach(), gradient, finite, word_maps)
 
-    def look(self, maps: AttentionMaps) -> Probed:
-        """What all images attend to in maps that were recorded without a graph."""
-        everyone = list(range(len(self.spans)))
+    def of(self, chosen: Sequence[int]) -> tuple[list[tuple[Span, ...]], list[Any] | None]:
+        """The words of some images, and where their prompts end."""
+        last = None if self.last is None else [self.last[row] for row in chosen]
+        return [self.spans[row] for row in chosen], last
+
+    def look(self, maps: AttentionMaps, chosen: Sequence[int]) -> Probed:
+        """What the images numbered `chosen` attend to in maps that were recorded without a graph."""
+        spans, last = self.of(chosen)
         with torch.no_grad():
-            losses = self.objective.loss(maps, self.spans, self.last, **self._context(everyone, None))
-            word_maps = list(self.objective.word_maps(maps, self.spans, self.last))
+            losses = self.objective.loss(maps, spans, last, **self._context(chosen, None))
+            word_maps = list(self.objective.word_maps(maps, spans, last))
         none = losses.new_zeros((len(losses), 1, 1, 1))
         return Probed(losses, none, losses.isfinite(), word_maps)
 

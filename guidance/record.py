@@ -23,6 +23,7 @@ from .parts import Parts, parts_of
 from .processors import observe
 from .records import AttentionRecord
 from .refusals import refuse_unrecordable
+from .restart import observing
 from .results import library_versions
 from .schedulers import shifted_steps
 from .sums import AXES, AttentionSums, Axis, merging
@@ -131,9 +132,15 @@ class RecordedCall:
         self.asked = None if words is None else self._spans()
         self.parts: list[Parts] = []
         self.spans: tuple[tuple[Span, ...], ...] = ()
-        self.timesteps: list[Any] = []
         self.tap: Tap | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """The pipeline's call begins, or begins anew."""
+        self.timesteps: list[Any] = []
         self._seen = False
+        if self.tap is not None:
+            self.tap.begin_anew()
 
     def _spans(self) -> tuple[tuple[Span, ...], ...]:
         host = self.host
@@ -161,6 +168,7 @@ class RecordedCall:
                 if not is_probed(module) and not self._seen:
                     self._after_denoiser()
 
+            stack.enter_context(observing(self.host.denoiser, self._begin))
             stack.enter_context(self.host.attached())
             stack.enter_context(
                 shifted_steps(self.host.pipe.scheduler, lambda sample: sample, self._step_done)
@@ -174,12 +182,12 @@ class RecordedCall:
 
     def _before_denoiser(self, call: DenoiserCall) -> None:
         if self.tap is None:
-            self._begin(call.grid, call.text_length)
+            self._lay_out(call.grid, call.text_length)
         assert self.tap is not None
         self.tap.begin(self.host.conditional_rows(len(call.sample)))
         self.timesteps.append(self.host.timestep(call.arguments))
 
-    def _begin(self, latents_grid: Grid, tokens: int) -> None:
+    def _lay_out(self, latents_grid: Grid, tokens: int) -> None:
         host, chosen = self.host, self.found_layers
         if self.layer_choice is not None:
             chosen = host.choose(chosen, latents_grid, self.layer_choice)

@@ -65,6 +65,8 @@ class GuidedRun:
         control_passes: rows of a batch on which ControlNets were run once more after a nudge, each of several
             ControlNets counted.
         image_probes: for each image, how often it was probed.
+        repeated_steps: for each image, how many steps were given up when it began anew; each costs a step of
+            plain sampling, and is not among `steps`.
         left_alone: for each image, at how many guided steps its words had attention enough not to be probed.
     """
 
@@ -79,6 +81,7 @@ class GuidedRun:
     control_passes: int = 0
     left_alone: tuple[int, ...] = ()
     image_probes: tuple[int, ...] = ()
+    repeated_steps: tuple[int, ...] = ()
 
     @property
     def word_attention(self) -> tuple[tuple[float, ...], ...]:
@@ -106,6 +109,7 @@ class GuidedRun:
             "control_passes": self.control_passes,
             "left_alone": list(self.left_alone),
             "image_probes": list(self.image_probes),
+            "repeated_steps": list(self.repeated_steps),
             "aim": self.aim,
             "word_attention": [list(image) for image in self.word_attention],
             "attended": [list(image) for image in self.attended],

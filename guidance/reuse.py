@@ -53,6 +53,11 @@ class Reuse:
 
         return look
 
+    def forget(self, rows: Tensor) -> None:
+        """Probe these images anew."""
+        for row in rows.tolist():
+            self._left.pop(row, None)
+
     def _remember(self, rows: Tensor, found: Probed) -> None:
         for place, row in enumerate(rows.tolist()):
             self._found[row] = found.take(torch.tensor([place], device=rows.device))

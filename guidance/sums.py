@@ -37,6 +37,10 @@ class AttentionSums:
         self.by_step = "step" in resolve
         self.by_layer = "layer" in resolve or "head" in resolve
         self.by_head = "head" in resolve
+        self.empty()
+
+    def empty(self) -> None:
+        """Forget all that was added."""
         self.steps = 0
         self.total: Tensor | None = None
         self.step_sums: list[Tensor] = []

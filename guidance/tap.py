@@ -27,6 +27,11 @@ class Tap(Recorder):
         self.denoiser, self.sums, self.rows = denoiser, sums, slice(0)
         self.running = False
 
+    def begin_anew(self) -> None:
+        """The pipeline's call was given up, and is made again: nothing of it counts."""
+        self.running = False
+        self.sums.empty()
+
     def begin(self, rows: slice) -> None:
         """The pipeline is about to call its denoiser; `rows` of its batch are conditional."""
         self.rows, self.running = rows, True

@@ -11,7 +11,7 @@ import torch
 
 from ..guidance import AttendAndExcite, GuidanceError, GuidedRun, Objective
 from ..guidance.encoding import OTHER_TEXT, PADDING, encode
-from ..guidance.guide import GuidedCall
+from ..guidance.guided_call import GuidedCall
 from ..guidance.hosts import host_of
 from ..guidance.layers import LayerChoice
 from ..guidance.objectives import Indices, Words
@@ -119,8 +119,7 @@ class AttendAndExciteMixin:
         bound.apply_defaults()
         host = host_of(self, bound.arguments, prompt=embedded_prompt)
         guided = GuidedCall(host, strengthened(objective, strength), layers)
-        with guided.attached():
-            output = call(**{**given, **changed})
+        output = guided.run(lambda: call(**{**given, **changed}))
         return output, guided.result()
 
     def _host_call(self) -> Any:

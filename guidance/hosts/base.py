@@ -32,11 +32,13 @@ class Host:
         prompts: the prompts that are read for words, or None where only embeddings were given.
         count: number of prompts.
         repeats: images a prompt.
+        begins_anew: whether the pipeline's call may be given up and made again with the same arguments.
         control_passes: rows on which ControlNets were run once more on nudged latents.
     """
 
     call_type: ClassVar[type[DenoiserCall]] = DenoiserCall
     denoiser_name: ClassVar[str] = "unet"
+    begins_anew: ClassVar[bool] = True
 
     def __init__(
         self, pipe: Any, arguments: Mapping[str, Any], prompt: str | Sequence[str] | None = None

@@ -24,6 +24,8 @@ class ModularStableDiffusionXL(ControlNetHost, WithFurtherChannels, StableDiffus
     What the run is like (its timesteps, its mask) is read off the state of its loop.
     """
 
+    begins_anew = False  # its state, which may be the user's, would be half used up
+
     def __init__(
         self, pipe: Any, arguments: Mapping[str, Any], prompt: str | Sequence[str] | None = None
     ) -> None:

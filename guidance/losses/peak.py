@@ -51,7 +51,11 @@ def attention_peak(
     return torch.stack([worst(own, dim=0) if len(own) else own.sum() for own in found])
 
 
-def _surprise(image: Float[Tensor, "span height width"], share: float) -> Float[Tensor, "span"]:
+def highest(image: Float[Tensor, "span height width"], share: float = 1 / 16) -> Float[Tensor, "span"]:
+    """p_s of `attention_peak`: the mean of the highest cells of each span's map, a `share` of all, 0 to 1."""
     cells = image.flatten(1)
-    highest = cells.topk(math.ceil(share * cells.shape[1]), dim=1).values.mean(1)
-    return -highest.clamp(min=_LEAST, max=1.0).log()
+    return cells.topk(math.ceil(share * cells.shape[1]), dim=1).values.mean(1)
+
+
+def _surprise(image: Float[Tensor, "span height width"], share: float) -> Float[Tensor, "span"]:
+    return -highest(image, share).clamp(min=_LEAST, max=1.0).log()

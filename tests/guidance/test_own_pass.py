@@ -97,11 +97,11 @@ def test_what_is_watched_is_the_prompts_own_attention(pipe, monkeypatch):
     seen = []
     judge = Watcher.judge
 
-    def spy(self, index):
+    def spy(self, earlier=None):
         own = self._own
         if own is not None and own.complete:
             seen.append(span_attention(own.maps, self.prober.spans, self.prober.last)[0])
-        judge(self, index)
+        judge(self, earlier)
 
     monkeypatch.setattr(Watcher, "judge", spy)
     with (
