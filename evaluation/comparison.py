@@ -71,19 +71,20 @@ def compare(
 def image_costs(rows: Sequence[Record], plain: Sequence[Record]) -> list[Record]:
     """The rows of a method with each image's own cost, where the images of a batch were counted together.
 
-    What the method adds to plain sampling of the same items is divided by how often guidance probed each
-    image; a probe costs the same whatever the image. The mean over all rows stays. Rows that do not say how
-    often, or of which none was counted, are returned as they are.
+    An image that began anew costs its repeated steps as plain sampling does. What the method adds besides is
+    divided by how often guidance probed each image; a probe costs the same whatever the image. The mean over
+    all rows stays. Rows that do not say how often, or of which none was counted, are returned as they are.
     """
     probes: list[Any] = [row.get("probes") for row in rows]
     costs = [row["forwards"] for row in (*rows, *plain)]
     if None in probes or None in costs or not any(probes):
         return list(rows)
-    added = sum(row["forwards"] for row in rows) - sum(row["forwards"] for row in plain)
-    price = added / sum(probes)
+    alone = [
+        one["forwards"] * (1 + (row.get("repeated") or 0.0)) for row, one in zip(rows, plain, strict=True)
+    ]
+    price = (sum(row["forwards"] for row in rows) - sum(alone)) / sum(probes)
     return [
-        {**row, "forwards": alone["forwards"] + price * row["probes"]}
-        for row, alone in zip(rows, plain, strict=True)
+        {**row, "forwards": own + price * row["probes"]} for row, own in zip(rows, alone, strict=True)
     ]
 
 
@@ -127,7 +128,7 @@ def _notes(evaluation: Evaluation, methods: Sequence[Method]) -> tuple[str, ...]
     if evaluation.counted and evaluation.batch_size > 1:
         found.append(
             f"Operations are counted over batches of up to {evaluation.batch_size} images, and what guidance "
-            "adds is divided by how often it probed each; a batch size of 1 counts each image by itself."
+            "adds is divided by the steps that it repeated for each and by how often it probed each; a batch size of 1 counts each image by itself."
         )
     if evaluation.checker is None:
         found.append("No model for check was given: best-of-N is chosen by what judges it, the upper bound.")

@@ -67,14 +67,16 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Images of a batch, and of each whether guidance moved its latents, and how often it was probed.
+    """Images of a batch, and of each whether guidance did anything to it, and how often it was probed.
 
-    Both are None where nobody can tell.
+    Both are None where nobody can tell. `repeated` is the share of the steps that were made once more
+    because an image began anew.
     """
 
     images: list[Image]
     moved: tuple[bool | None, ...]
     probes: tuple[int | None, ...]
+    repeated: tuple[float | None, ...]
 
 
 Draw = Callable[[Any, Setting, Sequence[Asked], "list[torch.Generator]"], Drawn]
@@ -190,7 +192,7 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 def _draw_plain(pipe: Any, setting: Setting, prompts: Sequence[Asked], noise: list[torch.Generator]) -> Drawn:
     images = pipe([prompt.text for prompt in prompts], generator=noise, **setting.arguments).images
-    return Drawn(images, (False,) * len(images), (0,) * len(images))
+    return Drawn(images, (False,) * len(images), (0,) * len(images), (0.0,) * len(images))
 
 
 def _draw_diffusers(
@@ -219,7 +221,8 @@ def _draw_diffusers(
             ).images
         finally:  # it puts them back itself, but not when it fails
             pipe.unet.set_attn_processor(before)
-    return Drawn(found, (None,) * len(found), (None,) * len(found))
+    unknown = (None,) * len(found)
+    return Drawn(found, unknown, unknown, unknown)
 
 
 def _draw_paper(pipe: Any, setting: Setting, prompts: Sequence[Asked], noise: list[torch.Generator]) -> Drawn:
@@ -234,9 +237,11 @@ def _draw_guided(
 ) -> Drawn:
     with guide(pipe, make(prompts)) as session:
         drawn = _draw_plain(pipe, setting, prompts, noise)
-    shifts = session.run.total_shifts or (0.0,) * len(drawn.images)
-    moved = tuple(shift > 0 for shift in shifts)
-    return replace(drawn, moved=moved, probes=session.run.image_probes)
+    run = session.run
+    shifts = run.total_shifts or (0.0,) * len(drawn.images)
+    moved = tuple(shift > 0 or steps > 0 for shift, steps in zip(shifts, run.repeated_steps, strict=True))
+    repeated = tuple(steps / setting.steps for steps in run.repeated_steps)
+    return replace(drawn, moved=moved, probes=run.image_probes, repeated=repeated)
 
 
 def _indices(pipe: Any, prompts: Sequence[Asked]) -> list[list[int]]:

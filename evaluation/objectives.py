@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..guidance import (
+    AT_ONCE,
+    THOROUGH,
     THRIFTY,
     AttendAndExcite,
     AttentionMaps,
@@ -45,7 +47,7 @@ from .errors import EvaluationError
 EARLY: Final = Schedule({}, until=0.2)
 """One move in each of the first fifth of the steps."""
 ENOUGH: Final = Schedule({}, until=0.52, enough={0.0: 0.35, 0.368: 0.58})
-"""As the default's, but content with less attention."""
+"""As `AT_ONCE`, but content with less attention."""
 SPARING: Final = Schedule(
     {},
     since=0.05,
@@ -185,16 +187,16 @@ def _sums() -> dict[str, Named]:
 
 
 def _peak_sums(binding: Loss) -> dict[str, Named]:
-    peak, neglected = {attention_peak: 1.0}, AttendAndExcite().schedule
+    peak, neglected = {attention_peak: 1.0}, AT_ONCE
     return {
         "peak-early": Named("`attention_peak` in the first fifth of the steps only", _sum(peak, EARLY)),
-        "peak-enough": Named("the default, content with less attention", _sum(peak, ENOUGH)),
+        "peak-enough": Named("`at-once`, content with less attention", _sum(peak, ENOUGH)),
         "peak-iou": Named(
-            "the default, words at different places",
+            "`at-once`, words at different places",
             _sum({attention_peak: 1.0, intersection_over_union: 0.3}, neglected),
         ),
         "peak-syngen": Named(
-            "the default, modifiers where their noun is and no other word",
+            "`at-once`, modifiers where their noun is and no other word",
             _sum({attention_peak: 1.0, binding: 0.3}, neglected),
         ),
     }
@@ -221,8 +223,16 @@ def _started(start: Rectify | OptimisedNoise) -> Maker:
 def _presets() -> dict[str, Named]:
     return {
         "default": Named(
-            "heedful's default: `attention_peak`, for the neglected only",
+            "heedful's default: the neglected are nudged, or begin anew",
             lambda prompts: AttendAndExcite(words_of(prompts)),
+        ),
+        "thorough": Named(
+            "on the schedule `THOROUGH`: more images begin anew",
+            lambda prompts: AttendAndExcite(words_of(prompts), schedule=THOROUGH),
+        ),
+        "at-once": Named(
+            "on the schedule `AT_ONCE`: every image from the first step on, none begins anew",
+            lambda prompts: AttendAndExcite(words_of(prompts), schedule=AT_ONCE),
         ),
         "refined": Named(
             "Attend-and-Excite corrected: its loss, refined at the paper's points",
@@ -235,11 +245,11 @@ def _presets() -> dict[str, Named]:
             lambda prompts: AttendAndExcite.paper(words=words_of(prompts)),
         ),
         "thrifty": Named(
-            "the default on the schedule `THRIFTY`: for the clearly neglected, two moves a probe",
+            "on the schedule `THRIFTY`: the neglected are nudged, none begins anew",
             lambda prompts: AttendAndExcite(words_of(prompts), schedule=THRIFTY),
         ),
         "sparing": Named(
-            "between the default and `thrifty`: for the clearly neglected, a move a probe",
+            "between `at-once` and `thrifty`: for the clearly neglected, a move a probe",
             lambda prompts: AttendAndExcite(words_of(prompts), schedule=SPARING),
         ),
     }

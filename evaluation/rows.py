@@ -146,6 +146,7 @@ class Drawing:
             about = {"item": item, "method": self.method.name, "prompt": prompt.text, "group": prompt.group}
             about |= {"kind": prompt.kind, "seed": seed, "noise": seeds[row], "image": path.as_posix()}
             about |= {"moved": drawn.moved[row], "probes": drawn.probes[row]}
+            about |= {"repeated": drawn.repeated[row]}
             rows.append({**about, **found[row], **cost})
         return rows
 

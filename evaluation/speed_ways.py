@@ -122,7 +122,7 @@ WAYS: Final[Mapping[str, Way]] = {
         heeded,
         gaze=lambda: heeding(token_positions()),
         counted_only=True,
-        last=lambda steps: _default().schedule.last(steps),
+        last=lambda steps: _default().schedule.last_restart(steps),
     ),
     "recorded": Way("plain, all layers recorded", recorded, divided=True),
     "diffusers": Way("diffusers' Attend-and-Excite, no refinement", rival, rival=True),

@@ -12,7 +12,7 @@ from .guide import Session, guide
 from .limits import Limits
 from .maps import AttentionMaps
 from .measures import WordMeasures
-from .objectives import THRIFTY, AttendAndExcite, Objective
+from .objectives import AT_ONCE, THOROUGH, THRIFTY, AttendAndExcite, Objective
 from .optimizer import GradientStep, RelativeStep, Schedule
 from .record import Recording, record
 from .records import AttentionRecord, Rival
@@ -22,6 +22,8 @@ from .start import OptimisedNoise, Rectify
 from .tokens import Span, find_spans
 
 __all__ = [
+    "AT_ONCE",
+    "THOROUGH",
     "THRIFTY",
     "AttendAndExcite",
     "AttentionMaps",

@@ -30,7 +30,7 @@ class Course:
         self._refined_until = -1
 
     def turn(self, index: int, steps: int) -> bool:
-        """The step of this index comes; tells whether anything is to be done at it.
+        """The step of this index comes; tells whether anybody looks at its images.
 
         A threshold is due at its step, or after it where that step could not be nudged.
         """
@@ -40,6 +40,11 @@ class Course:
         due = [point for point in heights if earliest <= point <= index]
         self._refined_until = index
         self.threshold: float | None = heights[max(due)] if due else None
+        return self.moves or 0 < index <= self.schedule.last_restart(steps)
+
+    @property
+    def moves(self) -> bool:
+        """Whether the step is one that may move latents."""
         return self.guided or self.threshold is not None
 
     def is_guided(self, index: int, steps: int) -> bool:
@@ -50,6 +55,8 @@ class Course:
         self, members: Int[Tensor, "row"], least: Float[Tensor, "image"] | None, index: int, steps: int
     ) -> Int[Tensor, "_lacking"]:
         """Those of its images that do not have attention enough; all, where that could not be watched."""
+        if not self.moves:
+            return members[:0]
         enough = self.schedule.enough_at(index, steps)
         if enough is None or least is None:
             return members

@@ -70,10 +70,12 @@ class GuidedCall:
         self.watcher = Watcher(host, self.prober)
 
     def _plan_attempts(self) -> None:
-        """Images are on trial where they can be watched, and where no other guide would be wound back too."""
+        """Images are on trial where they can be watched, and help; no other guide may be wound back too."""
         host, schedule = self.host, self.objective.schedule
         others = any(isinstance(getattr(one, "__self__", None), GuidedCall) for one in observers(host.denoiser))
-        on_trial = bool(schedule.restart) and self.watcher.can_watch and host.begins_anew and not others
+        helps = getattr(self.objective.step, "size", 1.0) != 0 and any(self.spans)
+        able = self.watcher.can_watch and host.begins_anew and not others
+        on_trial = bool(schedule.restart) and helps and able
         self.courses = Courses(schedule, on_trial)
         self.attempts = Attempts(len(self.spans), on_trial, host.arguments.get("generator"))
 
@@ -118,6 +120,7 @@ class GuidedCall:
             begin()
         self.attempts.rewind()
         self.courses.forget(self.attempts.anew)
+        self.watcher.forget(self.attempts.anew)
         self.spent[self.attempts.anew.to(self.spent.device)] = 0.0
 
     def _before_denoiser(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
@@ -177,7 +180,7 @@ class GuidedCall:
         seen = self.watcher.seen if self.watcher.seen is not None else self.attempts.earlier(self.index)
         found = None if seen is None else Nudged.unmoved(latents.clone(), _without_gradient(seen, latents))
         for course, members, starts in turns:
-            rows = course.lacking(members, self.watcher.least, self.index, self.host.steps)
+            rows = members if starts else course.lacking(members, self.watcher.least, self.index, self.host.steps)
             self.watcher.spare(rows.tolist(), members.tolist())
             if not len(rows):
                 continue
@@ -194,7 +197,7 @@ class GuidedCall:
         begun = self._started(call, latents, rows) if starts else None
         if begun is not None:
             latents = latents.index_put((rows,), begun.latents)
-            if not (course.guided or course.threshold is not None):
+            if not course.moves:
                 return begun
         progress = self.index / max(self.host.steps - 1, 1)
         inside, limits = self._inside(), self.objective.limits

@@ -136,6 +136,11 @@ class Watcher:
             self.seen = earlier.copy()
             self.seen.put(live, found)
 
+    def forget(self, rows: Int[Tensor, "row"]) -> None:
+        """These images begin anew."""
+        for row in rows.tolist():
+            self.left_alone[row] = 0
+
     def spare(self, probed: Sequence[int], live: Sequence[int]) -> None:
         """Count the images that are left alone at a guided step, of those that are denoised at it."""
         for image in set(live) - set(probed):

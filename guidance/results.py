@@ -54,7 +54,7 @@ class GuidedRun:
         prompts: one an image (prompts repeated for `num_images_per_prompt`); empty if only embeddings were
             known.
         spans: the spans that were guided, a tuple an image.
-        steps: the guided steps, of which those at which no image needed help were not probed but watched.
+        steps: the guided steps, and those at which the pipeline's own pass was only watched.
         maps: for each image the last probe's map of each span, 0 to 1, on the CPU; empty if nothing was
             probed.
         probes: number of probes, counted an image each.
@@ -67,7 +67,8 @@ class GuidedRun:
         image_probes: for each image, how often it was probed.
         repeated_steps: for each image, how many steps were given up when it began anew; each costs a step of
             plain sampling, and is not among `steps`.
-        left_alone: for each image, at how many guided steps its words had attention enough not to be probed.
+        left_alone: for each image, at how many of these steps it was not probed, since its words had
+            attention enough.
     """
 
     prompts: tuple[str, ...]

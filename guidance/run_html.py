@@ -29,7 +29,9 @@ def _card(run: GuidedRun, image: int) -> str:
     facts = {
         "loss, first": losses[0] if losses else None,
         "loss, last": losses[-1] if losses else None,
-        "steps probed": len(losses),
+        "steps looked at": len(losses),
+        "probes": run.image_probes[image] if run.image_probes else None,
+        "began anew after steps": run.repeated_steps[image] or None if run.repeated_steps else None,
         "refinements": sum(step.refinements[image] for step in run.steps),
         "scheduler": run.settings.get("scheduler"),
         "guidance scale": run.settings.get("guidance_scale"),

@@ -16,7 +16,7 @@ from heedful.evaluation.objectives import Asked
 from heedful.scripts.loading_pipelines import load_pipeline
 from PIL.Image import Image
 
-METHODS: Final = (PLAIN, "diffusers", "paper", "default")
+METHODS: Final = (PLAIN, "diffusers", "paper", "at-once")
 seeded = methods.generators
 
 

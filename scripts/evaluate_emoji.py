@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from heedful.scripts.emoji_methods import Setting
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-METHODS = ("plain", "diffusers", "paper", "default")
+METHODS = ("plain", "diffusers", "paper", "at-once")
 
 Steps = Annotated[int, typer.Option(min=5, help="denoising steps")]
 Scale = Annotated[float, typer.Option(help="classifier-free guidance; the embedded model is made for 5")]
@@ -146,7 +146,7 @@ def losses(
     more += tasks_of(finalists, {"coloured": coloured_prompts()}, range(coloured), limit)
     rows += carry_out(more, setting, out, machine)
     told = {"steps": f"{steps}", "guidance scale": f"{guidance_scale:g}", "device": device, **_versions()}
-    text = losses_table.report(rows, {name: _about(name) for name in names}, "default", told)
+    text = losses_table.report(rows, {name: _about(name) for name in names}, "at-once", told)
     (out / "tables.md").write_text(text + "\n", encoding="utf-8")
     console.print(Markdown(text))
     if plot is not None:

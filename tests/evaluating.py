@@ -81,7 +81,7 @@ def brighter(name: str = "brighter", by: int = 60, **about: Any) -> Method:
             Image.fromarray(np.clip(np.asarray(image).astype(int) + by, 0, 255).astype(np.uint8))
             for image in images
         ]
-        return Drawn(lit, (True,) * len(lit), (None,) * len(lit))
+        return Drawn(lit, (True,) * len(lit), (None,) * len(lit), (0.0,) * len(lit))
 
     return Method(name, f"{by} brighter", draw, **about)
 

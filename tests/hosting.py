@@ -82,13 +82,20 @@ class Case:
         )
 
     def run(
-        self, pipe: Any, prompt: str | list[str] = PROMPT, seed: int = 0, count: int = 1, **options: Any
+        self,
+        pipe: Any,
+        prompt: str | list[str] = PROMPT,
+        seed: int = 0,
+        count: int = 1,
+        generators: list[torch.Generator] | None = None,
+        **options: Any,
     ) -> Tensor:
         """The latents of one call; each image has a seed of its own."""
         prompts = 1 if isinstance(prompt, str) else len(prompt)
-        generators = [
-            torch.Generator(pipe.device).manual_seed(seed + image) for image in range(prompts * count)
-        ]
+        if generators is None:
+            generators = [
+                torch.Generator(pipe.device).manual_seed(seed + image) for image in range(prompts * count)
+            ]
         own = self.arguments(prompts * count if self.per_image else prompts)
         settings = {"output_type": "latent", **self.settings, **own, **options}
         return pipe(prompt=prompt, generator=generators, num_images_per_prompt=count, **settings).images

@@ -92,7 +92,10 @@ def test_who_has_attention_is_what_plain_sampling_makes_of_it(pipe):
         assert torch.equal(run(pipe, count=2), plain)
     assert session.run.repeated_steps == (0, 0)
     assert session.run.probes == 0
-    assert session.run.steps == ()
+    assert [step.index for step in session.run.steps] == [1, 2]
+    assert [step.relative_shifts for step in session.run.steps] == [(0, 0), (0, 0)]
+    assert session.run.left_alone == (2, 2)
+    assert [len(image) for image in session.run.attended] == [2, 2]
 
 
 def test_given_latents_are_kept(pipe):
@@ -115,7 +118,7 @@ def test_only_the_neglected_image_of_a_batch_begins_anew(pipe, first_lacks, guid
     assert torch.equal(found[1:], plain[1:])
     assert not torch.equal(found[:1], plain[:1])
     assert told.image_probes == (3, 0)
-    assert told.left_alone == (0, 0)
+    assert told.left_alone == (0, 2)
     assert [step.relative_shifts[1] for step in told.steps] == [0, 0, 0]
 
 
