@@ -83,9 +83,7 @@ def image_costs(rows: Sequence[Record], plain: Sequence[Record]) -> list[Record]
         one["forwards"] * (1 + (row.get("repeated") or 0.0)) for row, one in zip(rows, plain, strict=True)
     ]
     price = (sum(row["forwards"] for row in rows) - sum(alone)) / sum(probes)
-    return [
-        {**row, "forwards": own + price * row["probes"]} for row, own in zip(rows, alone, strict=True)
-    ]
+    return [{**row, "forwards": own + price * row["probes"]} for row, own in zip(rows, alone, strict=True)]
 
 
 def _extras(results: Results, most: int) -> list[Method]:
@@ -128,7 +126,8 @@ def _notes(evaluation: Evaluation, methods: Sequence[Method]) -> tuple[str, ...]
     if evaluation.counted and evaluation.batch_size > 1:
         found.append(
             f"Operations are counted over batches of up to {evaluation.batch_size} images, and what guidance "
-            "adds is divided by the steps that it repeated for each and by how often it probed each; a batch size of 1 counts each image by itself."
+            "adds, beside the steps that it repeated for an image, is divided by how often it probed each; a "
+            "batch size of 1 counts each image by itself."
         )
     if evaluation.checker is None:
         found.append("No model for check was given: best-of-N is chosen by what judges it, the upper bound.")

@@ -26,7 +26,8 @@ class Course:
 
     def begin(self) -> None:
         """The pipeline's call begins."""
-        self.guided, self.threshold = False, None
+        self.guided = False
+        self.threshold: float | None = None
         self._refined_until = -1
 
     def turn(self, index: int, steps: int) -> bool:
@@ -39,7 +40,7 @@ class Course:
         earliest = self._refined_until + 1 if self.guided else index
         due = [point for point in heights if earliest <= point <= index]
         self._refined_until = index
-        self.threshold: float | None = heights[max(due)] if due else None
+        self.threshold = heights[max(due)] if due else None
         return self.moves or 0 < index <= self.schedule.last_restart(steps)
 
     @property
@@ -82,9 +83,7 @@ class Courses:
         for course in (self.trial, self.anew):
             course.reuse.forget(rows)
 
-    def members(
-        self, on_trial: Tensor, live: Int[Tensor, "row"]
-    ) -> list[tuple[Course, Int[Tensor, "_row"]]]:
+    def members(self, on_trial: Tensor, live: Int[Tensor, "row"]) -> list[tuple[Course, Int[Tensor, "_row"]]]:
         """Each schedule with the images on it, of those that are denoised."""
         if not self.on_trial:
             return [(self.anew, live)]

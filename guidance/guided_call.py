@@ -72,7 +72,9 @@ class GuidedCall:
     def _plan_attempts(self) -> None:
         """Images are on trial where they can be watched, and help; no other guide may be wound back too."""
         host, schedule = self.host, self.objective.schedule
-        others = any(isinstance(getattr(one, "__self__", None), GuidedCall) for one in observers(host.denoiser))
+        others = any(
+            isinstance(getattr(one, "__self__", None), GuidedCall) for one in observers(host.denoiser)
+        )
         helps = getattr(self.objective.step, "size", 1.0) != 0 and any(self.spans)
         able = self.watcher.can_watch and host.begins_anew and not others
         on_trial = bool(schedule.restart) and helps and able
@@ -158,7 +160,7 @@ class GuidedCall:
         return [
             (course, members, starts and course is self.courses.anew)
             for course, members in self.courses.members(self.attempts.on_trial, live)
-            if (course.turn(self.index, self.host.steps) or starts and course is self.courses.anew)
+            if (course.turn(self.index, self.host.steps) or (starts and course is self.courses.anew))
             and len(members)
         ]
 
@@ -180,7 +182,11 @@ class GuidedCall:
         seen = self.watcher.seen if self.watcher.seen is not None else self.attempts.earlier(self.index)
         found = None if seen is None else Nudged.unmoved(latents.clone(), _without_gradient(seen, latents))
         for course, members, starts in turns:
-            rows = members if starts else course.lacking(members, self.watcher.least, self.index, self.host.steps)
+            rows = (
+                members
+                if starts
+                else course.lacking(members, self.watcher.least, self.index, self.host.steps)
+            )
             self.watcher.spare(rows.tolist(), members.tolist())
             if not len(rows):
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -150,7 +150,8 @@ class Schedule:
                     )
         if self.anew is not None and (not self.restart or self.anew.restart):
             raise GuidanceError(
-                "anew is the schedule of images that have begun anew: it goes with restart, and has none itself"
+                "anew is the schedule of images that have begun anew: it goes with restart, and has none "
+                "itself"
             )
         if self.moves_per_probe < 1:
             raise GuidanceError(f"moves_per_probe is a whole number from 1 on; got {self.moves_per_probe!r}")

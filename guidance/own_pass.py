@@ -62,8 +62,8 @@ class Watcher:
 
     Attributes:
         least: how much attention the least attended word of each image had in that pass where it had most, 0
-            to 1; infinity for images that the pass left out. None where it was not watched: at the first step, and where that
-            cannot be done (compiled code, an attention backend of another kind).
+            to 1; infinity for images that the pass left out. None where it was not watched: at the first
+            step, and where that cannot be done (compiled code, an attention backend of another kind).
         highest: the same, but the mean of the highest sixteenth of its map (p_s of `attention_peak`).
         seen: what that pass attended to, an entry an image, with no gradient; None where `least` is.
         left_alone: how many guided steps each image was not probed at.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from .denoiser import DenoiserCall
@@ -137,7 +137,7 @@ class Attempts:
         return as_given(call.module, given, part.arguments)
 
     def completed(self, index: int, output: Any) -> Any:
-        """The denoiser's output for all images, with the tape's for those that follow it; it is put on tape."""
+        """The denoiser's output with that of images that follow the tape put in; it is put on tape."""
         if index >= len(self._tape):
             return output
         tape, found = self._tape[index].outputs, output[0]

@@ -139,7 +139,7 @@ def test_methods_are_found_by_name_with_settings_that_tell_them_apart() -> None:
     assert named("excite-iou").told != named("excite-mean").told
     with pytest.raises(
         EvaluationError,
-        match='no method "stong"; there are: plain, diffusers, paper, default, thorough, at-once, refined, thrifty',
+        match='no method "stong"; there are: plain, diffusers, paper, default, thorough, at-once, refined',
     ):
         named("stong")
 

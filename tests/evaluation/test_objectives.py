@@ -47,7 +47,8 @@ def test_each_guides_a_batch_of_which_one_prompt_has_colours(name: str, pipe):
 
 def test_an_unknown_name_is_refused_with_the_names_that_there_are():
     with pytest.raises(
-        EvaluationError, match='no objective "magic"; there are: default, thorough, at-once, refined, paper, thrifty'
+        EvaluationError,
+        match='no objective "magic"; there are: default, thorough, at-once, refined, paper, thrifty',
     ):
         objective("magic", [PAIR])
 

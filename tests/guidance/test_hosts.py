@@ -112,7 +112,9 @@ def test_of_a_batch_the_other_image_is_left_to_plain_sampling(case, pipe, monkey
         pytest.skip("this pipeline cannot begin anew")
     plain = case.run(pipe, [PROMPT, OTHER])
     monkeypatch.setattr(
-        Courses, "begins_anew", lambda self, highest, index, of: torch.tensor([True, False]) if index else None
+        Courses,
+        "begins_anew",
+        lambda self, highest, index, of: torch.tensor([True, False]) if index else None,
     )
     schedule = Schedule({}, until=0, restart={1: 1.0}, unit="step", anew=Schedule({}, until=1, unit="step"))
     words = [case.words, ["frog", "dog"]]

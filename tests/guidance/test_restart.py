@@ -69,7 +69,9 @@ def first_lacks(monkeypatch):
     monkeypatch.setattr(Courses, "begins_anew", begins)
 
 
-@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize(
+    "scheduler", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"]
+)
 def test_who_lacks_attention_is_what_the_next_noise_guided_makes(scheduler):
     pipe = scheduled(scheduler)
     generator = torch.Generator().manual_seed(0)
@@ -123,7 +125,7 @@ def test_only_the_neglected_image_of_a_batch_begins_anew(pipe, first_lacks, guid
 
 
 def test_it_fares_in_a_batch_as_it_does_alone(pipe, first_lacks, monkeypatch):
-    found, told = both(pipe, EVERY, seeded(0, 1))
+    found, _ = both(pipe, EVERY, seeded(0, 1))
     monkeypatch.undo()
     alone, _ = both(pipe, EVERY, seeded(0), 1)
     torch.testing.assert_close(found[:1], alone, atol=1e-4, rtol=1e-4)
@@ -164,7 +166,9 @@ def test_images_on_trial_may_be_nudged_too(pipe):
         run(pipe)
     assert session.run.image_probes == (5,)
     assert session.run.repeated_steps == (2,)
-    with guide(pipe, dataclasses.replace(NONE, schedule=dataclasses.replace(NONE.schedule, until=0.75))) as on:
+    with guide(
+        pipe, dataclasses.replace(NONE, schedule=dataclasses.replace(NONE.schedule, until=0.75))
+    ) as on:
         guided = run(pipe)
     with guide(pipe, dataclasses.replace(EVERY, schedule=ANEW)):
         assert torch.equal(guided, run(pipe))
