@@ -31,7 +31,7 @@ from .results import GuidedRun, StepLog, described, library_versions
 from .schedulers import keeps_sample, shifted_steps
 
 _Output = TypeVar("_Output")
-_Turn = tuple[Course, Int[Tensor, "row"], bool]
+_Turn = tuple[Course, Int[Tensor, "_row"], bool]
 """A schedule, the images on it, and whether something is done to their initial latents first."""
 
 

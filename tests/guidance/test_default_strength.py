@@ -7,7 +7,7 @@ import dataclasses
 import hosting_transformers
 import hosting_unets
 import pytest
-from heedful.guidance import AttendAndExcite, Limits, RelativeStep, guide
+from heedful.guidance import AT_ONCE, AttendAndExcite, Limits, RelativeStep, guide
 
 FAMILIES = (
     "StableDiffusionPipeline",
@@ -16,7 +16,7 @@ FAMILIES = (
     "FluxPipeline",
 )
 CASES = [case for case in (*hosting_unets.CASES, *hosting_transformers.CASES) if case.name in FAMILIES]
-DEFAULT = AttendAndExcite(words=["cat", "backpack"])
+DEFAULT = AttendAndExcite(words=["cat", "backpack"], schedule=AT_ONCE)
 HELD = dataclasses.replace(DEFAULT, limits=Limits(total=0.06, halvings=2))
 
 

@@ -10,8 +10,6 @@ import hosting_unets
 import pytest
 import torch
 from heedful.guidance import AttendAndExcite, Objective, Schedule, guide, record
-from heedful.guidance.courses import Courses
-from heedful.guidance.hosts import host_type
 from heedful.guidance.losses import attend_and_excite
 from hosting import (
     OTHER,
@@ -86,44 +84,6 @@ def test_words_reach_their_columns_in_probes(case, pipe):
         module, args, kwargs = calls[name][0]
         expected = case.direct(module, args, kwargs, slice(0, 1))
         torch.testing.assert_close(recorded.flatten(2, 3).double(), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_who_neglects_a_word_begins_anew_from_the_next_noise(case, pipe, plain):
-    before, anew = state(pipe), Schedule({}, until=1, unit="step")
-    restart = Schedule({}, until=0, restart={1: 1.0}, unit="step", anew=anew)
-    generators = [torch.Generator().manual_seed(0)]
-    case.run(pipe, generators=generators)
-    with guide(pipe, dataclasses.replace(case.objective(), schedule=anew)) as session:
-        expected = case.run(pipe, generators=generators)
-    with guide(pipe, dataclasses.replace(case.objective(), schedule=restart)) as begun:
-        found = case.run(pipe)
-    assert state(pipe) == before
-    assert begun.run.image_probes == session.run.image_probes == (1,)
-    if not host_type(pipe).begins_anew:
-        assert begun.run.repeated_steps == (0,)
-        return
-    assert begun.run.repeated_steps == (1,)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    assert not torch.equal(found, plain)
-
-
-def test_of_a_batch_the_other_image_is_left_to_plain_sampling(case, pipe, monkeypatch):
-    if not host_type(pipe).begins_anew:
-        pytest.skip("this pipeline cannot begin anew")
-    plain = case.run(pipe, [PROMPT, OTHER])
-    monkeypatch.setattr(
-        Courses,
-        "begins_anew",
-        lambda self, highest, index, of: torch.tensor([True, False]) if index else None,
-    )
-    schedule = Schedule({}, until=0, restart={1: 1.0}, unit="step", anew=Schedule({}, until=1, unit="step"))
-    words = [case.words, ["frog", "dog"]]
-    with guide(pipe, dataclasses.replace(case.objective(words=words), schedule=schedule)) as session:
-        found = case.run(pipe, [PROMPT, OTHER])
-    assert session.run.repeated_steps == (1, 0)
-    assert session.run.image_probes == (1, 0)
-    torch.testing.assert_close(found[1:], plain[1:], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(found[:1], plain[:1], atol=1e-3)
 
 
 @pytest.fixture(scope="module")

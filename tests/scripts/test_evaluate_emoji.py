@@ -137,7 +137,7 @@ def test_an_unknown_method_is_refused_with_the_choices():
     result = CliRunner().invoke(app, ["run", "--method", "magic"])
 
     assert result.exit_code == 2
-    assert "no method magic; there are: plain, diffusers, paper, default" in " ".join(
+    assert "no method magic; there are: plain, diffusers, paper, at-once" in " ".join(
         result.output.replace("│", " ").split()
     )
 
@@ -170,6 +170,6 @@ def test_an_unknown_objective_is_refused_with_the_choices():
     result = CliRunner().invoke(app, ["losses", "--method", "magic"])
 
     assert result.exit_code == 2
-    assert "no method magic; there are: plain, diffusers, paper, default, " in " ".join(
+    assert "no method magic; there are: plain, diffusers, paper, at-once, " in " ".join(
         result.output.replace("│", " ").split()
     )
