@@ -1,4 +1,4 @@
-"""Every pipeline that guidance knows begins anew for an image that neglects a word, and for that one alone."""
+"""Every pipeline that guidance knows begins anew for an image that neglects a word, and for no other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pipe(case):
 
 
 def given_up(case, pipe, generators):
-    """Call the pipeline and stop it before its second step, so that its generators are where they are then."""
+    """Call the pipeline and stop it before its second step; its generators are where they are then."""
 
     def stop(*_):
         if timesteps:
