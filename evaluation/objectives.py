@@ -223,7 +223,7 @@ def _started(start: Rectify | OptimisedNoise) -> Maker:
 def _presets() -> dict[str, Named]:
     return {
         "default": Named(
-            "heedful's default: who neglects a word begins anew, and is helped",
+            "heedful's default: the neglected are nudged, or begin anew",
             lambda prompts: AttendAndExcite(words_of(prompts)),
         ),
         "thorough": Named(
