@@ -15,7 +15,7 @@ import torch
 from heedful.emoji import load_judge, load_pipeline
 from heedful.explain import Tile, sheet
 from heedful.explain.probing.plots import empty, png
-from heedful.guidance import AttendAndExcite, RelativeStep, guide, record
+from heedful.guidance import AT_ONCE, AttendAndExcite, RelativeStep, guide, record
 from IPython.display import Image
 
 pipe, judge = load_pipeline(device="cpu"), load_judge(device="cpu")
@@ -46,7 +46,7 @@ sheet([[Tile(plain, seen(plain))]], side=200)
 # have length zero tells what guidance would make of it, without moving anything.
 
 # %%
-looking = AttendAndExcite(words=words, step=RelativeStep(0.0))
+looking = AttendAndExcite(words=words, schedule=AT_ONCE, step=RelativeStep(0.0))
 with record(pipe, resolve=["step"]) as recording, guide(pipe, looking) as session:
     again = draw(prompt, [0])[0]
 before, watched = recording.record, session.run
@@ -73,11 +73,13 @@ course(plain, before, "plain: where each word looks")
 #
 # Attend-and-Excite (Chefer et al. 2023) turns that into a loss: how little attention does a word get where
 # it gets most? Its gradient with respect to the latents says how to change the image-to-be so that the word
-# gets more, and a small step is taken before the denoiser goes on. Nothing is trained. heedful's default
-# moves only while a word is neglected, and by a share of the latents' own length.
+# gets more, and a small step is taken before the denoiser goes on. Nothing is trained. heedful moves only
+# while a word is neglected, by a share of the latents' own length; with `AT_ONCE` from the first step on,
+# where the default waits until it sees a word neglected, and begins anew from other noise if it must.
 
 # %%
-with record(pipe, resolve=["step"]) as recording, guide(pipe, AttendAndExcite(words=words)) as session:
+wanted = AttendAndExcite(words=words, schedule=AT_ONCE)
+with record(pipe, resolve=["step"]) as recording, guide(pipe, wanted) as session:
     guided = draw(prompt, [0])[0]
 after, run = recording.record, session.run
 moved = [log.relative_shifts[0] for log in run.steps if log.relative_shifts[0] > 0]
@@ -116,7 +118,7 @@ Image(png(figure))
 # %%
 other, seeds = "a cat and a frog", [0, 1, 2]
 bare = draw(other, seeds)
-with record(pipe) as recording, guide(pipe, AttendAndExcite(words=["cat", "frog"])):
+with record(pipe) as recording, guide(pipe, AttendAndExcite(words=["cat", "frog"], schedule=AT_ONCE)):
     moved = draw(other, seeds)
 for number, seed in enumerate(seeds):
     peaks = {word: recording.record.measures(number)[word].peak for word in ("cat", "frog")}
