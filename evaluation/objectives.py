@@ -220,6 +220,10 @@ def _started(start: Rectify | OptimisedNoise) -> Maker:
     return lambda prompts: Objective([attend_and_excite], words_of(prompts), schedule=never, start=start)
 
 
+def _on(schedule: Schedule) -> Maker:
+    return lambda prompts: AttendAndExcite(words_of(prompts), schedule=schedule)
+
+
 def _presets() -> dict[str, Named]:
     return {
         "default": Named(
@@ -228,11 +232,11 @@ def _presets() -> dict[str, Named]:
         ),
         "thorough": Named(
             "on the schedule `THOROUGH`: more images begin anew",
-            lambda prompts: AttendAndExcite(words_of(prompts), schedule=THOROUGH),
+            _on(THOROUGH),
         ),
         "at-once": Named(
             "on the schedule `AT_ONCE`: every image from the first step on, none begins anew",
-            lambda prompts: AttendAndExcite(words_of(prompts), schedule=AT_ONCE),
+            _on(AT_ONCE),
         ),
         "refined": Named(
             "Attend-and-Excite corrected: its loss, refined at the paper's points",
@@ -246,11 +250,11 @@ def _presets() -> dict[str, Named]:
         ),
         "thrifty": Named(
             "on the schedule `THRIFTY`: the neglected are nudged, none begins anew",
-            lambda prompts: AttendAndExcite(words_of(prompts), schedule=THRIFTY),
+            _on(THRIFTY),
         ),
         "sparing": Named(
             "between `at-once` and `thrifty`: for the clearly neglected, a move a probe",
-            lambda prompts: AttendAndExcite(words_of(prompts), schedule=SPARING),
+            _on(SPARING),
         ),
     }
 
